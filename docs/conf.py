@@ -1,0 +1,20 @@
+"""Sphinx configuration."""
+
+import funcgrad
+
+project = "funcgrad"
+author = "The funcgrad authors"
+copyright = "The funcgrad authors"
+version = release = funcgrad.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = "funcgrad"

@@ -1,0 +1,326 @@
+"""The seam: every name of JAX's that is not public is imported here and nowhere else.
+
+A new JAX release means reading this one file. Names are re-exported unchanged where their shape has been steady, and
+wrapped in a small function where it has not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax._src import (
+    ad_util,
+    api,
+    api_util,
+    callback,
+    checkify,
+    config,
+    core,
+    custom_batching,
+    custom_derivatives,
+    debugging,
+    dispatch,
+    dtypes,
+    hijax,
+    sharding_impls,
+    source_info_util,
+    traceback_util,
+    tree_util,
+)
+from jax._src import linear_util as lu
+from jax._src.interpreters import ad
+from jax._src.interpreters import partial_eval as pe
+from jax._src.lax import eval_jaxpr as lax_eval_jaxpr
+from jax._src.lax import lax as lax_internal
+from jax._src.mesh import use_abstract_mesh
+from jax._src.random import prng
+from jax._src.traceback_util import api_boundary
+from jax._src.util import weakref_lru_cache, wraps
+from jax.extend.core import ClosedJaxpr
+
+eval_trace = core.eval_trace
+eval_jaxpr = core.eval_jaxpr
+get_referent = core.get_referent
+to_concrete_value = core.to_concrete_value
+typeof = core.typeof
+typecompat = core.typecompat
+cur_qdd: Any = getattr(core, "cur_qdd", None)  # gone in jax 0.12
+check_arg = dispatch.check_arg
+canonicalize_value = dtypes.canonicalize_value
+concrete_or_error = core.concrete_or_error
+extended = dtypes.extended
+current_source = source_info_util.current
+user_context = source_info_util.user_context
+NameStack = source_info_util.NameStack
+foreign_jvps = ad.primitive_jvps
+foreign_transposes = ad.primitive_transposes
+JaxZero = ad_util.Zero
+UndefinedPrimal = ad.UndefinedPrimal
+debug_info = api_util.debug_info
+argnums_partial = api_util.argnums_partial2
+ensure_index = api_util._ensure_index
+check_callable = api_util.check_callable
+add_jaxvals = ad_util.add_jaxvals
+
+
+# In errors, profiles and reports the line that counts is the user's, so the package's own frames are passed over.
+traceback_util.register_exclusion(os.path.dirname(__file__))
+source_info_util.register_exclusion(os.path.dirname(__file__))
+
+
+def is_tracer(x: Any) -> bool:
+    return isinstance(x, core.Tracer)
+
+
+def canonicalize(x: Any) -> Any:
+    """A user's value as JAX holds it: Python scalars get a dtype."""
+    return x if isinstance(x, jax.Array) else canonicalize_value(x)
+
+
+def zeros(aval) -> Any:
+    """Zeros of a cotangent's type, replication and sharding included."""
+    mesh = getattr(getattr(aval, "sharding", None), "mesh", None)
+    if mesh is None:
+        return ad_util.zeros_like_aval(aval)
+    with use_abstract_mesh(mesh):
+        return ad_util.zeros_like_aval(aval)
+
+
+def trace_to_jaxpr(fun: Callable[..., Sequence[Any]], in_avals: Sequence[Any], info) -> ClosedJaxpr:
+    """Stage ``fun`` of flat arguments out to a closed jaxpr. ``info`` is the ``DebugInfo`` it is to carry."""
+    wrapped = lu.wrap_init(fun, debug_info=info.with_unknown_names())
+    jaxpr, _, consts = pe.trace_to_jaxpr_dynamic(wrapped, list(in_avals))
+    return ClosedJaxpr(jaxpr, consts)
+
+
+def user_line(source) -> str:
+    """``file:line (function)`` of the user's innermost frame in a source info."""
+    return source_info_util.summarize(source)
+
+
+def one_like(x) -> jax.Array:
+    """The seed of a backward pass: one, of ``x``'s type, weak type and sharding."""
+    return lax_internal._one_vjp(x)
+
+
+def is_differentiable_dtype(dtype) -> bool:
+    return dtype is not None and dtype != dtypes.float0
+
+
+def scope_depth() -> int:
+    """How deep the stack of name scopes is here."""
+    return len(source_info_util.current_name_stack())
+
+
+class BackwardScopes:
+    """Contexts in which backward operations carry the line and name scope of their forward operation.
+
+    The scope is marked: what ran forward under ``block`` runs back under ``backward(block)``.
+    """
+
+    def __init__(self, depth: int):
+        self.depth = depth
+        self.base = source_info_util.current_name_stack().transform("backward")
+        self.last: tuple[Any, Any] = (None, self.base)
+
+    def of(self, source) -> Any:
+        stack = source.name_stack
+        if stack is not self.last[0]:
+            self.last = (stack, self.base + stack[self.depth :])
+        return user_context(source.traceback, name_stack=self.last[1])
+
+
+def add_cotangents(x, y):
+    return ad_util.add_jaxvals(x, y)
+
+
+def explicit_sharding(aval):
+    """The sharding a value must be given where shardings are part of types, else None."""
+    sharding = aval.sharding
+    return None if sharding.mesh.empty or sharding.mesh.are_all_axes_auto else sharding
+
+
+def is_symbolic_zero(x) -> bool:
+    return isinstance(x, ad_util.Zero)
+
+
+def cotangent_fits(got, expected) -> bool:
+    """Whether a cotangent of type ``got`` may stand where ``expected`` is asked for, as ``jax.vjp`` decides it."""
+    return core.typecompat(got, expected) or api._temporary_dtype_exception(got, expected)
+
+
+def standard_basis(tree):
+    """One-hot cotangents for every entry of ``tree``, stacked along a leading axis."""
+    return api._std_basis(tree)
+
+
+def unravel_rows(out_tree, example, rows):
+    """Split the leading axis of ``rows`` into the leaves of ``out_tree``."""
+    return api._jacrev_unravel(out_tree, example, rows)
+
+
+UNSPECIFIED = sharding_impls.UNSPECIFIED
+
+
+def jit_is_plain(params) -> bool:
+    """Whether a jit equation asks for no shardings or layouts, so that inlining it loses nothing."""
+    shardings = (*params["in_shardings"], *params["out_shardings"])
+    layouts = (*params["in_layouts"], *params["out_layouts"])
+    return all(s is UNSPECIFIED for s in shardings) and all(x is None for x in layouts)
+
+
+random_wrap_p = prng.random_wrap_p
+random_unwrap_p = prng.random_unwrap_p
+
+
+def permuted_sharding(aval, order):
+    """The sharding of ``aval`` with its dimensions taken in ``order``, where shardings are part of types."""
+    sharding = explicit_sharding(aval)
+    if sharding is None:
+        return None
+    return sharding.update(spec=sharding.spec.update(partitions=tuple(sharding.spec.partitions[d] for d in order)))
+
+
+_nothing = contextlib.nullcontext()
+
+
+def equation_context(eqn, with_source: bool, inlined: bool) -> Any:
+    """The context that an equation is to run in: its line and scope, and the settings it was traced under."""
+    same_settings = eqn.ctx is core.current_jaxpr_eqn_context()
+    if same_settings and not with_source:
+        return _nothing
+    info = eqn.source_info
+    if inlined and same_settings and not info.name_stack.stack:
+        return _nothing
+    scope = source_info_util.current_name_stack() + info.name_stack
+    source = user_context(None if inlined else info.traceback, name_stack=scope)
+    if same_settings:
+        return source
+    both = contextlib.ExitStack()
+    both.enter_context(source)
+    both.enter_context(eqn.ctx.manager)
+    return both
+
+
+@functools.cache
+def is_plain(primitive) -> bool:
+    """Whether binding a primitive to a trace is no more than handing it to the trace."""
+    return type(primitive) is core.Primitive and not {"bind_with_trace", "is_high"} & vars(primitive).keys()
+
+
+DropVar = core.DropVar
+no_effects = core.no_effects
+
+
+def scan_linearity(count: int, params) -> dict[str, Any]:
+    """The ``linear`` parameter of a scan of ``count`` operands, where this JAX still has one."""
+    return {"linear": (False,) * count} if "linear" in params else {}
+
+
+def match(ct, aval):
+    """A cotangent in the dtype and replication of ``aval``, as a loop's carry must be."""
+    got = core.typeof(ct)
+    if core.typematch(got, aval) and got.weak_type == aval.weak_type:
+        return ct
+    if got.dtype != aval.dtype or got.weak_type != aval.weak_type:
+        ct = lax_internal._convert_element_type(ct, aval.dtype, aval.weak_type)
+    return ct
+
+
+Offloadable = pe.Offloadable
+
+
+def policy_decision(policy, eqn) -> Any:
+    """What a checkpoint policy says of an equation's outputs; None for: compute them again."""
+    decision = pe.ensure_enum(policy(eqn.primitive, *[x.aval for x in eqn.invars], **eqn.params))
+    return None if decision is pe.Recompute else decision
+
+
+def transfers(decision):
+    """The ways to the memory that a value is offloaded to, and back."""
+    there, back = (core.mem_kind_to_space(kind) for kind in (decision.dst, decision.src))
+    return (lambda x: jax.device_put(x, there)), (lambda x: jax.device_put(x, back))
+
+
+@weakref_lru_cache
+def close(jaxpr):
+    """A closed jaxpr of a jaxpr without constants, always the same one."""
+    return ClosedJaxpr(jaxpr, ())
+
+
+def opened(program):
+    """A jaxpr that takes the constants of a closed one as its first inputs."""
+    return pe.convert_constvars_jaxpr(program.jaxpr)
+
+
+def without_dead_code(program):
+    jaxpr, _ = pe.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars), instantiate=True)
+    return program.replace(jaxpr=jaxpr)
+
+
+def eval_inlining(program, primitive, args) -> list[Any]:
+    """Evaluate ``program`` with the calls of ``primitive`` in it, at any depth of such calls, spelled out."""
+    env = dict(zip((*program.jaxpr.constvars, *program.jaxpr.invars), (*program.consts, *args), strict=True))
+    scope = source_info_util.current_name_stack()
+    for eqn in program.jaxpr.eqns:
+        values = [x.val if type(x) is core.Literal else env[x] for x in eqn.invars]
+        with user_context(eqn.source_info.traceback, name_stack=scope + eqn.source_info.name_stack), eqn.ctx.manager:
+            if eqn.primitive is primitive:
+                outs = eval_inlining(eqn.params["jaxpr"], primitive, values)
+            else:
+                outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+        outs = outs if eqn.primitive.multiple_results else [outs]
+        env.update(zip(eqn.outvars, outs, strict=True))
+    return [x.val if type(x) is core.Literal else env[x] for x in program.jaxpr.outvars]
+
+
+# Primitives that JAX does not list as public.
+
+eval_jaxpr_p = lax_eval_jaxpr.eval_jaxpr_p
+remat_opt_p = custom_derivatives.remat_opt_p
+custom_vmap_p = custom_batching.custom_vmap_p
+linear_call_p = custom_derivatives.linear_call_p
+pure_callback_p = callback.pure_callback_p
+io_callback_p = callback.io_callback_p
+composite_p = lax_internal.composite_p
+debug_callback_p = debugging.debug_callback_p
+debug_print_p = debugging.debug_print_p
+inspect_sharding_p = debugging.inspect_sharding_p
+check_p = checkify.check_p
+call_hi_primitive_p = hijax.call_hi_primitive_p
+
+broadcast_prefix = tree_util.broadcast_prefix
+
+
+def accumulator(aval, wanted: bool):
+    """What a hijax primitive's ``vjp_bwd`` adds a cotangent to."""
+    return ad.ValAccum(aval) if wanted else ad.NullAccum(aval)
+
+
+#: A tracer that JAX takes for one under differentiation, for where it looks inside tracers to tell.
+PERTURBED = pe.DynamicJaxprTracer(
+    pe.DynamicJaxprTrace(None),
+    core.ShapedArray((), dtypes.dtype(1.0)),
+    core.Var(core.ShapedArray((), dtypes.dtype(1.0))),
+)
+
+
+NotNeeded = api.NotNeeded
+
+
+def deliver(ct, target) -> Any:
+    """Give a cotangent to what asked for it; returns what stands in its place."""
+    if isinstance(target, api.GradValue):
+        return ct
+    if isinstance(target, api.DontWant | ad.NullAccum):
+        return api.DidntWant()
+    if isinstance(target, ad.GradAccum):
+        target.accum(ct)
+    else:
+        target.addupdate(ct)
+    return api.GradRef()

@@ -1,0 +1,63 @@
+"""Cutting jaxprs: other outputs, the part that does not vary in a loop, the part to recompute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Literal, Var
+
+from funcgrad import _jax
+
+
+def with_outputs(program: ClosedJaxpr, outvars: Sequence[Any]) -> ClosedJaxpr:
+    """``program`` returning ``outvars``, variables of its own, instead of its outputs."""
+    return program.replace(jaxpr=program.jaxpr.replace(outvars=list(outvars)))
+
+
+def independent_of(program: ClosedJaxpr, inputs: Collection[int]) -> set[Var]:
+    """The variables that depend on none of the inputs numbered ``inputs`` and on no side effect."""
+    varying = {program.jaxpr.invars[i] for i in inputs}
+    fixed = {v for v in (*program.jaxpr.constvars, *program.jaxpr.invars) if v not in varying}
+    for eqn in program.jaxpr.eqns:
+        if not eqn.effects and all(type(x) is Literal or x in fixed for x in eqn.invars):
+            fixed.update(eqn.outvars)
+    return fixed
+
+
+def slice_program(
+    program: ClosedJaxpr, wanted: Sequence[Any], given: Sequence[Var] = (), *, effects: bool = False
+) -> ClosedJaxpr:
+    """The part of ``program`` that computes the variables ``wanted``, taking ``given`` after its own inputs.
+
+    What lies behind a given variable is not computed. Side effects are left out unless ``effects``.
+    """
+    needed = {v for v in wanted if type(v) is not Literal}
+    given_set = set(given)
+    eqns = []
+    for eqn in reversed(program.jaxpr.eqns):
+        live = [v in needed and v not in given_set for v in eqn.outvars]
+        if any(live) or (effects and eqn.effects):
+            needed.update(x for x in eqn.invars if type(x) is not Literal)
+            outvars = [v if is_live else _jax.DropVar(v.aval) for v, is_live in zip(eqn.outvars, live, strict=True)]
+            eqns.append(eqn.replace(outvars=outvars))
+    jaxpr = program.jaxpr.replace(
+        invars=[*program.jaxpr.invars, *given],
+        outvars=list(wanted),
+        eqns=eqns[::-1],
+        effects=program.jaxpr.effects if effects else _jax.no_effects,
+    )
+    return program.replace(jaxpr=jaxpr)
+
+
+def evaluate(program: ClosedJaxpr, *args: Any) -> list[Any]:
+    return _jax.eval_jaxpr(program.jaxpr, program.consts, *args)
+
+
+def fixpoint(start: tuple[bool, ...], step: Callable[[tuple[bool, ...]], Sequence[bool]]) -> tuple[bool, ...]:
+    """The least mask that contains ``start`` and is closed under ``step``."""
+    while True:
+        grown = tuple([a or b for a, b in zip(start, step(start), strict=True)])
+        if grown == start:
+            return start
+        start = grown

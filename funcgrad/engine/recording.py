@@ -1,0 +1,111 @@
+"""A finished tape as plain data: it can be run back, flattened, measured and printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from funcgrad import _jax
+from funcgrad.engine.tape import Node, Tape
+
+
+class Leaf(NamedTuple):
+    """The place of a residual array in a flattened recording."""
+
+    index: int  # type: ignore[assignment]
+
+
+class Recording:
+    """The nodes of a tape that its outputs depend on, in order of recording.
+
+    ``slots`` is how many cotangents the way back has to keep apart and ``scope`` the depth of the name stack at which
+    the tape was begun.
+    """
+
+    __slots__ = ("nodes", "scope", "slots")
+
+    def __init__(self, nodes: Sequence[Node], slots: int, scope: int):
+        self.nodes = nodes
+        self.slots = slots
+        self.scope = scope
+
+    @staticmethod
+    def of(tape: Tape, out_slots: Iterable[int | None]) -> Recording:
+        return Recording(reachable(tape.nodes, out_slots), tape.slots, tape.scope)
+
+    def pull(self, seeds: Iterable[tuple[int | None, Any]]) -> list[Any]:
+        """Pull cotangents back over the nodes, last recorded first.
+
+        ``seeds`` pairs slots with the cotangents to start from. Returns, by slot, the cotangents that no node consumed,
+        those of the inputs among them. None stands for zero.
+        """
+        cts: list[Any] = [None] * self.slots
+        for slot, ct in seeds:
+            if slot is not None:
+                cts[slot] = accumulate(cts[slot], ct)
+        scopes = _jax.BackwardScopes(self.scope)
+        for node in reversed(self.nodes):
+            outs = []
+            nonzero = False
+            for slot in node.outs:
+                ct = None
+                if slot is not None:
+                    ct = cts[slot]
+                    cts[slot] = None
+                    nonzero = nonzero or ct is not None
+                outs.append(ct)
+            if not nonzero:
+                continue
+            if node.source is None:
+                pulled = node.rule.pullback(node, outs)
+            else:
+                with scopes.of(node.source):
+                    pulled = node.rule.pullback(node, outs)
+            for slot, ct in zip(node.parents, pulled, strict=True):
+                if ct is not None:
+                    known = cts[slot]
+                    cts[slot] = ct if known is None else _jax.add_cotangents(known, ct)
+        return cts
+
+    def flatten(self, is_leaf: Callable[[Any], bool]) -> tuple[list[Any], Recording]:
+        """The residuals that are leaves, each once, and the recording with their places in them."""
+        leaves: list[Any] = []
+        places: dict[int, Leaf] = {}
+
+        def place(x: Any) -> Any:
+            if not is_leaf(x):
+                return x
+            leaf = places.get(id(x))
+            if leaf is None:
+                leaf = places[id(x)] = Leaf(len(leaves))
+                leaves.append(x)
+            return leaf
+
+        return leaves, self.map_residuals(place)
+
+    def unflatten(self, leaves: Sequence[Any]) -> Recording:
+        """The inverse of ``flatten``."""
+        return self.map_residuals(lambda x: leaves[x.index] if type(x) is Leaf else x)
+
+    def map_residuals(self, f: Callable[[Any], Any]) -> Recording:
+        nodes = [node.with_residuals(tuple(map(f, node.residuals))) for node in self.nodes]
+        return Recording(nodes, self.slots, self.scope)
+
+
+def accumulate(a: Any, b: Any) -> Any:
+    """The sum of two cotangents of one value, either of which may be None, the symbolic zero."""
+    if a is None:
+        return b
+    return a if b is None else _jax.add_cotangents(a, b)
+
+
+def reachable(nodes: Sequence[Node], slots: Iterable[int | None]) -> list[Node]:
+    """The nodes that the outputs in ``slots`` depend on."""
+    wanted = {slot for slot in slots if slot is not None}
+    kept = []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.outs):
+            wanted.update(node.parents)
+            kept.append(node)
+    kept.reverse()
+    return kept

@@ -1,0 +1,54 @@
+"""Derivative rules: one file per family of primitives, gathered in immutable tables."""
+
+from funcgrad.rules import (
+    contractions,
+    convolutions,
+    cumulative,
+    elementwise,
+    fft,
+    indexing,
+    linalg,
+    ordering,
+    random,
+    reductions,
+    scatters,
+    shaping,
+    special,
+    windows,
+)
+from funcgrad.rules.control import calls, cond, foreign, jit, loop, remat, scan
+from funcgrad.rules.table import Formula, Joint, Rule, RuleTable, broadcasting, formula, joint, no_derivative
+
+__all__ = ["Formula", "Joint", "Rule", "RuleTable", "broadcasting", "default", "formula", "joint", "no_derivative"]
+
+#: Every rule the library has.
+default = RuleTable(
+    {
+        primitive: rule
+        for family in (
+            elementwise,
+            shaping,
+            reductions,
+            contractions,
+            indexing,
+            scatters,
+            windows,
+            cumulative,
+            convolutions,
+            ordering,
+            linalg,
+            fft,
+            special,
+            random,
+            jit,
+            scan,
+            cond,
+            loop,
+            remat,
+            calls,
+            foreign,
+        )
+        for primitive, rule in family.rules.items()
+    },
+    fallback=foreign.FOREIGN,
+)

@@ -1,0 +1,1 @@
+"""Rules of primitives that carry a program."""

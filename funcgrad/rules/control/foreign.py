@@ -1,0 +1,99 @@
+"""Primitives that are not JAX's own: hijax primitives with their own rules, and the fallback to JAX's tables.
+
+A primitive from another package may come with a JVP rule for ``jax.interpreters.ad``. Run on the tape with tangents for
+arguments, such a rule records its transpose like any custom JVP rule does; where it ends in a primitive applied to a
+tangent, that primitive's own transposition rule pulls back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.extend.core import set_current_trace
+
+from funcgrad import _jax
+from funcgrad.engine.tape import TapeTracer
+from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.rules.table import Rule, abstract_outputs
+
+
+class Foreign(Rule):
+    """The rules that JAX's tables have for a primitive."""
+
+    formula = "JAX's own rule for the primitive"
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        if linear:
+            return self.record_linear(tape, primitive, primals, tracers, params)
+        tangents = [
+            _jax.JaxZero(_jax.typeof(x).to_tangent_aval())
+            if t is None
+            else TapeTracer(tape, Zero(t.aval.to_tangent_aval()), t.slot)
+            for x, t in zip(primals, tracers, strict=True)
+        ]
+        with set_current_trace(tape):
+            outs, tangents_out = _jax.foreign_jvps[primitive](primals, tangents, **params)
+        if primitive.multiple_results:
+            return [tape.with_tangent(x, t) for x, t in zip(outs, tangents_out, strict=True)]
+        return tape.with_tangent(outs, tangents_out)
+
+    def record_linear(self, tape, primitive, primals, tracers, params):
+        if primitive not in _jax.foreign_transposes:
+            raise NotImplementedError(
+                f"Transpose rule (for reverse-mode differentiation) for '{primitive}' not implemented: it comes with "
+                "a JVP rule only. Pass a rule for it: rules=fg.rules.default.override({primitive: rule})."
+            )
+        outs: Any = [Zero(aval) for aval in abstract_outputs(primitive, primals, params)]
+        residuals = tuple([None if t is not None else x for x, t in zip(primals, tracers, strict=True)])
+        outs = outs if primitive.multiple_results else outs[0]
+        return tape.emit(self, primitive, params, [t is not None for t in tracers], residuals, tracers, outs)
+
+    def pullback(self, node, cts):
+        avals = iter(node.avals)
+        operands = [
+            _jax.UndefinedPrimal(next(avals)) if a else x for x, a in zip(node.residuals, node.static, strict=True)
+        ]
+        out_avals = abstract_outputs(node.primitive, [getattr(x, "aval", x) for x in operands], node.params)
+        cts = [_jax.JaxZero(aval.to_ct_aval()) if ct is None else ct for ct, aval in zip(cts, out_avals, strict=True)]
+        transpose = _jax.foreign_transposes[node.primitive]
+        pulled = transpose(cts if node.primitive.multiple_results else cts[0], *operands, **node.params)
+        return [None if _jax.is_symbolic_zero(ct) else ct for ct, a in zip(pulled, node.static, strict=True) if a]
+
+
+class Hijax(Rule):
+    """A hijax primitive: a Python object with a ``vjp_fwd`` and a ``vjp_bwd`` of its own."""
+
+    formula = "the primitive's own vjp_bwd"
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        prim = params["_prim"]
+        primals = [instantiate(x) for x in primals]
+        active = [t is not None for t in tracers]
+        with set_current_trace(tape.parent):
+            operands = jax.tree.unflatten(prim.in_tree, primals)
+            out, residuals, *nonzero = prim.vjp_fwd(jax.tree.unflatten(prim.in_tree, active), *operands)
+        outs = prim.out_tree.flatten_up_to(out)
+        out_active = _jax.broadcast_prefix(nonzero[0] if nonzero else True, out)
+        leaves, tree = jax.tree.flatten(residuals)
+        if linear:
+            outs = [Zero(_jax.typeof(x)) for x in outs]
+        return tape.emit(self, primitive, params, (tree, active), tuple(leaves), tracers, list(outs), active=out_active)
+
+    def pullback(self, node, cts):
+        prim, (tree, active) = node.params["_prim"], node.static
+        cts = [
+            _jax.JaxZero(aval.to_ct_aval()) if ct is None else ct
+            for ct, aval in zip(cts, prim.out_avals_flat, strict=True)
+        ]
+        sums = [_jax.accumulator(aval.to_ct_aval(), a) for aval, a in zip(prim.in_avals_flat, active, strict=True)]
+        residuals = jax.tree.unflatten(tree, node.residuals)
+        prim.vjp_bwd(residuals, jax.tree.unflatten(prim.out_tree, cts), *jax.tree.unflatten(prim.in_tree, sums))
+        pulled = [s.freeze() for s, a in zip(sums, active, strict=True) if a]
+        return [None if _jax.is_symbolic_zero(ct) else ct for ct in pulled]
+
+
+#: The fallback, for any primitive of JAX's tables that a rule table has no rule for.
+FOREIGN = Foreign()
+
+rules = {_jax.call_hi_primitive_p: Hijax()}

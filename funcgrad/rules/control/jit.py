@@ -1,0 +1,79 @@
+"""``jit``: two jitted halves that keep the name, the inlining and the shardings of the whole."""
+
+from __future__ import annotations
+
+from jax.extend.core import set_current_trace
+from jax.extend.core.primitives import jit_p
+
+from funcgrad import _jax
+from funcgrad.engine.split import Activity, activity_of, run, split, typed_cotangents
+from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.rules.table import Rule
+
+PER_INPUT = ("in_shardings", "in_layouts", "donated_invars")
+PER_OUTPUT = ("out_shardings", "out_layouts")
+
+
+class Jit(Rule):
+    formula = "the backward half of the jitted function"
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        jaxpr = params["jaxpr"]
+        if params["inline"] and _jax.jit_is_plain(params):
+            return run(
+                tape, jaxpr, [x if t is None else t for x, t in zip(primals, tracers, strict=True)], inlined=True
+            )
+        activity = tuple(map(activity_of, primals, tracers))
+        halves = split(jaxpr, activity, tape.rules)
+        known = [a is not Activity.TANGENT for a in activity]
+        values = [instantiate(x) for x, k in zip(primals, known, strict=True) if k]
+        count = sum(halves.out_known)
+        extra = len(halves.forward.out_avals) - count
+        forward_params = {
+            **params,
+            **{name: keep(params[name], known) for name in PER_INPUT},
+            "out_shardings": keep(params["out_shardings"], halves.out_known) + (_jax.UNSPECIFIED,) * extra,
+            "out_layouts": keep(params["out_layouts"], halves.out_known) + (None,) * extra,
+            "jaxpr": halves.forward,
+        }
+        with set_current_trace(tape.parent):
+            results = jit_p.bind(*values, **forward_params)
+        residuals = halves.residuals(values, results[:count], results[count:])
+        rest = iter(results)
+        outs = [next(rest) if k else Zero(aval) for k, aval in zip(halves.out_known, halves.out_avals, strict=True)]
+        return tape.emit(self, primitive, params, halves, residuals, tracers, outs, active=halves.out_active)
+
+    def pullback(self, node, cts):
+        halves, params = node.static, node.params
+        cts, ct_avals = typed_cotangents(cts, halves.out_avals)
+        backward, mask = halves.backward(list(map(_jax.typeof, node.residuals)), ct_avals)
+        nonzero = [ct is not None for ct in cts]
+        count = len(node.residuals)
+
+        def backward_param(name: str, from_outputs: str | None, filler):
+            cts_in = keep(params[from_outputs], nonzero) if from_outputs else (filler,) * sum(nonzero)
+            return (filler,) * count + cts_in
+
+        results = iter(
+            jit_p.bind(
+                *node.residuals,
+                *(ct for ct in cts if ct is not None),
+                **{
+                    **params,
+                    "jaxpr": backward,
+                    "in_shardings": backward_param("in_shardings", "out_shardings", _jax.UNSPECIFIED),
+                    "in_layouts": backward_param("in_layouts", "out_layouts", None),
+                    "donated_invars": backward_param("donated_invars", None, False),
+                    "out_shardings": keep(keep(params["in_shardings"], halves.active_in), mask),
+                    "out_layouts": keep(keep(params["in_layouts"], halves.active_in), mask),
+                },
+            )
+        )
+        return [next(results) if nonzero else None for nonzero in mask]
+
+
+def keep(xs, mask) -> tuple:
+    return tuple([x for x, kept in zip(xs, mask, strict=True) if kept])
+
+
+rules = {jit_p: Jit()}

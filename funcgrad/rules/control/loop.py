@@ -1,0 +1,310 @@
+"""``while_loop``: reverse mode with a fixed number of checkpoints.
+
+The way back needs the states in reverse order. Keeping them all takes memory without bound, so a few are kept, the
+checkpoints, and those in between are computed again from the last checkpoint before them.
+
+Going back is a stack machine. The checkpoint on top of the stack is advanced, leaving new checkpoints behind in free
+slots, until it stands right before the step to be reversed; that step is reversed and its checkpoint popped. Where to
+leave them is Griewank and Walther's binomial schedule ("Algorithm 799: revolve", ACM TOMS 26, 2000): with ``s`` slots
+and ``r`` advances of each step a stretch of ``C(s + r, s)`` steps can be reversed, and no schedule does better.
+
+The way forward differs. Where the number of steps is known beforehand (a ``fori_loop`` with traced bounds) the first
+descent of that schedule is the forward pass itself. Otherwise checkpoints are placed online, as in Stumm and Walther
+("New algorithms for optimal online checkpointing", SIAM J. Sci. Comput. 32, 2010) and Wang, Moin and Iaccarino
+("Minimal repetition dynamic checkpointing algorithm", SIAM J. Sci. Comput. 31, 2009) with one simplification: at equal
+distances, which double whenever half the slots are full, so that the other half is free for the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Literal, set_current_trace
+
+from funcgrad import _jax
+from funcgrad.engine.program import evaluate, fixpoint
+from funcgrad.engine.recording import accumulate
+from funcgrad.engine.split import Activity, split, typed_cotangents
+from funcgrad.engine.tape import is_differentiable
+from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.rules.table import Rule
+
+#: States that a loop keeps for its way back, unless a table says otherwise.
+DEFAULT_SLOTS = 64
+
+
+class Stack(NamedTuple):
+    """Checkpoints: states by slot, the step each was taken before, and how many there are."""
+
+    states: list[Any]
+    steps: jax.Array
+    depth: jax.Array
+
+    @staticmethod
+    def empty(state: Sequence[Any], slots: int) -> Stack:
+        states = [lax.broadcast(x, (slots,)) for x in state]
+        return Stack(states, jnp.zeros(slots, jnp.int32), jnp.int32(0))
+
+    def push(self, state: Sequence[Any], step: Any) -> Stack:
+        states = [
+            lax.dynamic_update_index_in_dim(xs, x, self.depth, 0) for xs, x in zip(self.states, state, strict=True)
+        ]
+        return Stack(states, self.steps.at[self.depth].set(step), self.depth + 1)
+
+    def top(self) -> tuple[list[Any], jax.Array]:
+        at = self.depth - 1
+        return [lax.dynamic_index_in_dim(xs, at, 0, keepdims=False) for xs in self.states], self.steps[at]
+
+    def thin(self, count: int) -> Stack:
+        """Every other of ``count`` checkpoints."""
+
+        def move(j, stack):
+            def one(xs):
+                return lax.dynamic_update_index_in_dim(xs, lax.dynamic_index_in_dim(xs, 2 * j, 0), j, 0)
+
+            states, steps = stack
+            return [one(xs) for xs in states], one(steps)
+
+        states, steps = lax.fori_loop(0, count // 2, move, (self.states, self.steps))
+        return Stack(states, steps, jnp.int32(count // 2))
+
+
+def binomial_split(length: jax.Array, slots: jax.Array) -> jax.Array:
+    """How far to advance before leaving a checkpoint, on a stretch of ``length`` > 1 steps with ``slots`` > 1 slots.
+
+    With the least ``r`` for which ``length <= C(slots + r, slots)``, any point that leaves at most ``C(s + r - 1, s)``
+    steps before it and at least ``C(s + r - 2, s - 1)`` after it is optimal. In floating point: being off by one costs
+    a step of work, not correctness.
+    """
+    n, s = length.astype(jnp.float32), slots.astype(jnp.float32)
+    reach, r = lax.while_loop(
+        lambda c: c[0] < n, lambda c: (c[0] * (s + c[1] + 1) / (c[1] + 1), c[1] + 1), (1.0 + 0 * n, 0 * n)
+    )
+    before = reach * r / (s + r)
+    after = before * s / (s + r - 1)
+    return jnp.clip(jnp.minimum(before, n - after).astype(jnp.int32), 1, length - 1)
+
+
+class While(Rule):
+    """The rule of ``while``, with ``slots`` checkpoints.
+
+    Memory is ``slots`` states beyond a constant. A loop of up to ``C(slots + r, slots)`` steps of known number is run
+    at most ``r`` times more on the way back: up to 100 times the slots with at most 3 runs, for 24 slots or more. Where
+    the number is not known, 32 slots or more are needed for that.
+    """
+
+    formula = "the body's backward half, over states kept or computed again"
+
+    def __init__(self, slots: int = DEFAULT_SLOTS):
+        if slots < 4:
+            raise ValueError(f"a loop needs at least 4 checkpoint slots to be reversed, got {slots}")
+        self.slots = slots
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        primals = [instantiate(x) for x in primals]
+        active = tuple([t is not None for t in tracers])
+        halves = split_loop(
+            params["body_jaxpr"], params["cond_jaxpr"], params["body_nconsts"], active[params["cond_nconsts"] :],
+            tape.rules, self.slots,
+        )  # fmt: skip
+        with set_current_trace(tape.parent):
+            if not any(halves.carry_active):
+                return primitive.bind(*primals, **params)
+            outs, stack, length = halves.forward(*split_at(primals, params["cond_nconsts"], params["body_nconsts"]))
+        residuals = (length, stack.steps, stack.depth, *stack.states, *halves.fixed(primals[params["cond_nconsts"] :]))
+        if linear:
+            outs = [Zero(_jax.typeof(x)) if a else x for x, a in zip(outs, halves.carry_active, strict=True)]
+        static = (halves, active[params["cond_nconsts"] :], sum(active[: params["cond_nconsts"]]))
+        return tape.emit(self, primitive, params, static, residuals, tracers, list(outs), active=halves.carry_active)
+
+    def pullback(self, node, cts):
+        halves, active, cond_consts = node.static
+        cts, _ = typed_cotangents(cts, halves.out_avals)
+        carry = [
+            _jax.zeros(aval.to_ct_aval()) if ct is None else ct
+            for ct, aval, a in zip(cts, halves.out_avals, halves.carry_active, strict=True)
+            if a
+        ]
+        length, steps, depth, *rest = node.residuals
+        count = sum(halves.varies)
+        consts, carry = halves.backward(length, Stack(list(rest[:count]), steps, depth), list(rest[count:]), carry)
+        pulled = iter([*consts, *carry])
+        cts_in = [next(pulled) if a else None for a in halves.active]
+        return [None] * cond_consts + [ct for ct, a in zip(cts_in, active, strict=True) if a]
+
+
+class LoopHalves:
+    """A loop's body split, with the programs of its way forward and back."""
+
+    def __init__(self, body: ClosedJaxpr, cond: ClosedJaxpr, num_consts: int, active, rules, slots: int):
+        self.body, self.cond, self.num_consts, self.slots = body, cond, num_consts, slots
+        self.out_avals = body.out_avals
+        can = [is_differentiable(aval) for aval in body.in_avals]
+
+        def halves_for(carry: tuple[bool, ...]):
+            mask = (*active[:num_consts], *carry)
+            return split(body, tuple([Activity(a and c) for a, c in zip(mask, can, strict=True)]), rules)
+
+        start = tuple([a and c for a, c in zip(active[num_consts:], can[num_consts:], strict=True)])
+        self.carry_active = fixpoint(start, lambda carry: halves_for(carry).out_active)
+        self.split = halves_for(self.carry_active)
+        self.active = (*active[:num_consts], *self.carry_active)
+        # What the body passes through unchanged needs no checkpoint.
+        carried = zip(body.jaxpr.invars[num_consts:], body.jaxpr.outvars, strict=True)
+        self.varies = [invar is not outvar for invar, outvar in carried]
+        self.counter = counter_of(cond, body, num_consts)
+        self.forward: Callable = jax.jit(self._forward)
+        self.backward: Callable = jax.jit(self._backward)
+
+    def fixed(self, operands: Sequence[Any]) -> list[Any]:
+        """The operands of the body that do not change: its constants, and what it passes through."""
+        consts, init = operands[: self.num_consts], operands[self.num_consts :]
+        return [*consts, *(x for x, v in zip(init, self.varies, strict=True) if not v)]
+
+    def state(self, carry: Sequence[Any]) -> list[Any]:
+        return [x for x, v in zip(carry, self.varies, strict=True) if v]
+
+    def carry(self, state: Sequence[Any], fixed: Sequence[Any]) -> list[Any]:
+        changing, constant = iter(state), iter(fixed[self.num_consts :])
+        return [next(changing) if v else next(constant) for v in self.varies]
+
+    def advance(self, fixed: Sequence[Any], state: Sequence[Any]) -> list[Any]:
+        return self.state(evaluate(self.body, *fixed[: self.num_consts], *self.carry(state, fixed)))
+
+    def _forward(self, cond_consts, consts, init):
+        fixed, state = self.fixed([*consts, *init]), self.state(init)
+        stack = Stack.empty(state, self.slots)
+
+        def proceeds(state):
+            return evaluate(self.cond, *cond_consts, *self.carry(state, fixed))[0]
+
+        if self.counter is not None:
+            length = self.counter(cond_consts, init)
+            state, stack = self._descend(length, stack.push(state, 0), fixed)
+            state = lax.fori_loop(0, jnp.minimum(length, 1), lambda _, x: self.advance(fixed, x), state)
+        else:
+            state, stack, length = self._run_online(proceeds, state, stack, fixed)
+        return self.carry(state, fixed), stack, length
+
+    def _run_online(self, proceeds, state, stack, fixed):
+        """Run until the condition fails, leaving checkpoints at equal distances that double when there are many."""
+        capacity = self.slots // 4 * 2
+
+        def stretch(loop):
+            state, step, stride, stack = loop
+            stack = stack.push(state, step)
+
+            def inside(inner):
+                return (inner[1] < step + stride) & proceeds(inner[0])
+
+            state, step = lax.while_loop(inside, lambda c: (self.advance(fixed, c[0]), c[1] + 1), (state, step))
+            full = (stack.depth == capacity).astype(jnp.int32)
+            # A loop of one or no turn, since a conditional would copy the checkpoints whether or not it thins them.
+            stack = lax.fori_loop(0, full, lambda _, s: s.thin(capacity), stack)
+            return state, step, stride * (1 + full), stack
+
+        start = (state, jnp.int32(0), jnp.int32(1), stack)
+        state, length, _, stack = lax.while_loop(lambda loop: proceeds(loop[0]), stretch, start)
+        return state, stack, length
+
+    def _descend(self, end, stack: Stack, fixed) -> tuple[list[Any], Stack]:
+        """The state before step ``end - 1``, reached from the top checkpoint, leaving checkpoints on the way."""
+        state, step = stack.top()
+
+        def stretch(loop):
+            state, step, stack = loop
+            free = self.slots - stack.depth
+            count = jnp.where(free > 0, binomial_split(end - step, free + 1), end - 1 - step)
+            state = lax.fori_loop(0, count, lambda _, x: self.advance(fixed, x), state)
+            step = step + count
+            stack = lax.fori_loop(0, (free > 0).astype(jnp.int32), lambda _, s: s.push(state, step), stack)
+            return state, step, stack
+
+        state, _, stack = lax.while_loop(lambda loop: loop[1] < end - 1, stretch, (state, step, stack))
+        return state, stack
+
+    def _backward(self, length, stack, fixed, carry_cts):
+        consts = fixed[: self.num_consts]
+        active_consts = [x for x, a in zip(consts, self.active, strict=False) if a]
+        sums = [_jax.zeros(_jax.typeof(x).to_ct_aval()) for x in active_consts]
+        avals = [_jax.typeof(ct) for ct in carry_cts]
+
+        def reverse(loop):
+            end, stack, sums, carry_cts = loop
+            state, stack = self._descend(end, stack, fixed)
+            pulled = self._pull_step([*consts, *self.carry(state, fixed)], carry_cts)
+            sums = [accumulate(s, ct) for s, ct in zip(sums, pulled[: len(sums)], strict=True)]
+            carry = [
+                _jax.zeros(aval) if ct is None else _jax.match(ct, aval)
+                for ct, aval in zip(pulled[len(sums) :], avals, strict=True)
+            ]
+            spent = (stack.steps[stack.depth - 1] == end - 1).astype(jnp.int32)
+            return end - 1, stack._replace(depth=stack.depth - spent), sums, carry
+
+        _, _, sums, carry_cts = lax.while_loop(lambda loop: loop[0] > 0, reverse, (length, stack, sums, carry_cts))
+        return sums, carry_cts
+
+    def _pull_step(self, operands, carry_cts) -> list[Any]:
+        """Cotangents of the body's active operands, at one state."""
+        results = evaluate(self.split.forward, *operands)
+        outs, new = results[: len(self.out_avals)], results[len(self.out_avals) :]
+        cts = iter(carry_cts)
+        return self.split.pull(
+            self.split.residuals(operands, outs, new), [next(cts) if a else None for a in self.carry_active]
+        )
+
+
+def counter_of(cond: ClosedJaxpr, body: ClosedJaxpr, num_consts: int) -> Callable | None:
+    """The number of steps as a function of the condition's constants and the initial carry, where it can be told.
+
+    It can where the condition is ``i < n``, the body adds one to ``i`` and ``n`` does not change.
+    """
+    if len(cond.jaxpr.eqns) != 1 or cond.jaxpr.eqns[0].primitive is not lax.lt_p:
+        return None
+    (test,) = cond.jaxpr.eqns
+    i, n = test.invars
+    num_cond_consts = len(cond.jaxpr.invars) - len(body.jaxpr.outvars)
+    places = {v: k for k, v in enumerate(cond.jaxpr.invars)}
+    if cond.jaxpr.outvars[0] is not test.outvars[0] or type(i) is Literal or places.get(i, -1) < num_cond_consts:
+        return None
+    at = places[i] - num_cond_consts
+    steps = [eqn for eqn in body.jaxpr.eqns if eqn.primitive is lax.add_p and eqn.outvars[0] is body.jaxpr.outvars[at]]
+    if not steps:
+        return None
+    own, one = body.jaxpr.invars[num_consts + at], steps[0].invars[1]
+    if steps[0].invars[0] is not own or type(one) is not Literal or one.val != 1 or i.aval.shape != ():
+        return None
+    if type(n) is not Literal:
+        bound = places.get(n)
+        if bound is None:
+            return None
+        k = bound - num_cond_consts
+        if k >= 0 and body.jaxpr.outvars[k] is not body.jaxpr.invars[num_consts + k]:
+            return None
+
+    def count(cond_consts: Sequence[Any], init: Sequence[Any]) -> jax.Array:
+        start = init[at]
+        stop = n.val if type(n) is Literal else [*cond_consts, *init][places[n]]
+        return jnp.maximum(stop - start, 0).astype(jnp.int32)
+
+    return count
+
+
+def split_at(xs: Sequence[Any], *counts: int) -> tuple[list[Any], ...]:
+    parts, start = [], 0
+    for count in counts:
+        parts.append(list(xs[start : start + count]))
+        start += count
+    return (*parts, list(xs[start:]))
+
+
+@_jax.weakref_lru_cache
+def split_loop(body, cond, num_consts: int, active: tuple[bool, ...], rules, slots: int) -> LoopHalves:
+    return LoopHalves(body, cond, num_consts, active, rules, slots)
+
+
+rules = {lax.while_p: While()}

@@ -1,0 +1,193 @@
+"""``scan``: the forward half stacks residuals, the backward half scans over them in reverse.
+
+A residual that does not vary over the loop is not stacked: a constant is handed to the backward loop as it is, and what
+is computed from constants alone is computed once, outside. A residual that is an element of ``xs`` or ``ys`` is in a
+stack already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Literal, set_current_trace
+
+from funcgrad import _jax
+from funcgrad.engine.program import evaluate, fixpoint, independent_of, slice_program, with_outputs
+from funcgrad.engine.recording import accumulate
+from funcgrad.engine.split import Activity, split, typed_cotangents
+from funcgrad.engine.tape import is_differentiable
+from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.rules.table import Rule
+
+
+class Scan(Rule):
+    formula = "the backward half of the body, scanned in reverse"
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        primals = [instantiate(x) for x in primals]
+        active = tuple([t is not None for t in tracers])
+        halves = split_scan(params["jaxpr"], params["num_consts"], params["num_carry"], active, tape.rules)
+        with set_current_trace(tape.parent):
+            hoisted = evaluate(halves.invariant, *primals[: halves.num_consts])
+            results = primitive.bind(*primals, **{**params, "jaxpr": halves.forward})
+        outs, stacked = results[: halves.num_outs], results[halves.num_outs :]
+        places = {"operand": primals, "out": outs, "hoisted": hoisted, "stacked": stacked}
+        residuals = tuple([places[kind][i] for kind, i in halves.sources])
+        if linear:
+            outs = [Zero(_jax.typeof(x)) if a else x for x, a in zip(outs, halves.out_active, strict=True)]
+        return tape.emit(self, primitive, params, (halves, active), residuals, tracers, outs, active=halves.out_active)
+
+    def pullback(self, node, cts):
+        halves, active = node.static
+        params = node.params
+        cts = list(cts)
+        for i, aval in enumerate(halves.out_avals[: halves.num_carry]):
+            if halves.carry_active[i] and cts[i] is None:
+                cts[i] = _jax.zeros(aval.to_ct_aval())
+        cts, ct_avals = typed_cotangents(cts, halves.out_avals)
+        backward = halves.backward(ct_avals)
+        fixed = [x for x, stacked in zip(node.residuals, halves.is_stacked, strict=True) if not stacked]
+        stacks = [x for x, stacked in zip(node.residuals, halves.is_stacked, strict=True) if stacked]
+        sums = [_jax.zeros(aval) for aval in backward.sum_avals]
+        carries = [ct for ct, a in zip(cts, halves.carry_active, strict=False) if a]
+        ys = [ct for ct in cts[halves.num_carry :] if ct is not None]
+        results = node.primitive.bind(
+            *fixed, *sums, *carries, *stacks, *ys,
+            **{
+                **params,
+                "jaxpr": backward.body,
+                "reverse": not params["reverse"],
+                "num_consts": len(fixed),
+                "num_carry": len(sums) + len(carries),
+                **_jax.scan_linearity(len(fixed) + len(sums) + len(carries) + len(stacks) + len(ys), params),
+            },
+        )  # fmt: skip
+        pulled = backward.place(results)
+        # A carry may have become active in the loop only, where the initial value was not.
+        operands = [i for i, a in enumerate(halves.active) if a]
+        return [ct for i, ct in zip(operands, pulled, strict=True) if active[i]]
+
+
+class Backward:
+    """The backward body and where its results belong.
+
+    Its operands are the residuals that do not vary; as carry the sums of the constants' cotangents and the cotangents
+    of the carry; and as elements the residuals that do, and the cotangents of ``ys``.
+    """
+
+    def __init__(self, halves: ScanHalves, ct_avals: tuple):
+        body = halves.body
+        counts = [sum(halves.active[: halves.num_consts]), sum(halves.carry_active)]
+        const_avals = [aval.to_ct_aval() for aval, a in zip(body.in_avals, halves.active, strict=True) if a][
+            : counts[0]
+        ]
+        carry_avals = [aval for aval, a in zip(ct_avals, halves.carry_active, strict=False) if a]
+        y_avals = [aval for aval in ct_avals[halves.num_carry :] if aval is not None]
+        residual_avals = halves.residual_avals
+        fixed_avals = [aval for aval, s in zip(residual_avals, halves.is_stacked, strict=True) if not s]
+        stacked_avals = [aval for aval, s in zip(residual_avals, halves.is_stacked, strict=True) if s]
+        self.has_sum = [True] * counts[0]
+        self.has_x: list[bool] = []
+
+        def step(*args: Any) -> list[Any]:
+            rest = iter(args)
+            take = lambda avals: [next(rest) for _ in avals]  # noqa: E731
+            fixed, sums, carries = iter(take(fixed_avals)), take(const_avals), iter(take(carry_avals))
+            stacks, ys = iter(take(stacked_avals)), iter(take(y_avals))
+            residuals = [next(stacks) if s else next(fixed) for s in halves.is_stacked]
+            carry_cts = [next(carries) if a else None for a in halves.carry_active]
+            y_cts = [None if aval is None else next(ys) for aval in ct_avals[halves.num_carry :]]
+            pulled = halves.split.pull(residuals, [*carry_cts, *y_cts])
+            consts, carry, xs = pulled[: counts[0]], pulled[counts[0] : sum(counts)], pulled[sum(counts) :]
+            self.has_sum = [ct is not None for ct in consts]
+            self.has_x = [ct is not None for ct in xs]
+            sums = [accumulate(s, ct) for s, ct in zip(sums, consts, strict=True)]
+            carry = [
+                _jax.zeros(aval) if ct is None else _jax.match(ct, aval)
+                for ct, aval in zip(carry, carry_avals, strict=True)
+            ]
+            return [*sums, *carry, *(ct for ct in xs if ct is not None)]
+
+        avals = [*fixed_avals, *const_avals, *carry_avals, *stacked_avals, *y_avals]
+        self.body = _jax.trace_to_jaxpr(step, avals, body.jaxpr.debug_info)
+        self.sum_avals = const_avals
+        self.num_carry = len(carry_avals)
+
+    def place(self, results: Sequence[Any]) -> list[Any]:
+        """Cotangents of the active operands out of what the backward loop returns."""
+        sums, rest = results[: len(self.sum_avals)], results[len(self.sum_avals) :]
+        carries, xs = rest[: self.num_carry], iter(rest[self.num_carry :])
+        sums = [ct if has else None for ct, has in zip(sums, self.has_sum, strict=True)]
+        return [*sums, *carries, *(next(xs) if has else None for has in self.has_x)]
+
+
+class ScanHalves:
+    """A loop's body split, and where each residual of a step is found when the loop is done."""
+
+    def __init__(self, body: ClosedJaxpr, num_consts: int, num_carry: int, active: tuple[bool, ...], rules: Any):
+        self.body, self.num_consts, self.num_carry = body, num_consts, num_carry
+        self.num_outs = len(body.out_avals)
+        self.out_avals = body.out_avals
+        can = [is_differentiable(aval) for aval in body.in_avals]
+        first, last = num_consts, num_consts + num_carry
+
+        def halves_for(carry: tuple[bool, ...]):
+            mask = (*active[:first], *carry, *active[last:])
+            return split(body, tuple([Activity(a and c) for a, c in zip(mask, can, strict=True)]), rules)
+
+        start = tuple([a and c for a, c in zip(active[first:last], can[first:last], strict=True)])
+        self.carry_active = fixpoint(start, lambda carry: halves_for(carry).out_active[:num_carry])
+        self.split = halves_for(self.carry_active)
+        self.active = (*active[:first], *self.carry_active, *active[last:])
+        self.out_active = [*self.carry_active, *self.split.out_active[num_carry:]]
+        self._backwards: dict[tuple, Backward] = {}
+        self._place_residuals()
+
+    def _place_residuals(self) -> None:
+        program, first, last = self.split.forward, self.num_consts, self.num_consts + self.num_carry
+        outvars, invars = program.jaxpr.outvars[: self.num_outs], program.jaxpr.invars
+        new = program.jaxpr.outvars[self.num_outs :]
+        fixed = independent_of(program, range(first, len(invars)))
+        hoisted: list[Any] = []
+        stacked: list[Any] = []
+        self.sources: list[tuple[str, int]] = []
+        self.is_stacked: list[bool] = []
+        self.residual_avals: list[Any] = []
+
+        def put(group: list[Any], kind: str, var: Any) -> tuple[str, int]:
+            group.append(var)
+            return kind, len(group) - 1
+
+        for kind, i in self.split.sources:
+            var = {"in": invars, "out": outvars, "new": new}[kind][i]
+            varies = type(var) is not Literal and var not in fixed
+            if kind == "in" and (i < first or i >= last):
+                source = ("operand", i)
+            elif kind == "out" and i >= self.num_carry:
+                source, varies = ("out", i), True
+            elif not varies:
+                source = put(hoisted, "hoisted", var)
+            else:
+                source = put(stacked, "stacked", var)
+            self.sources.append(source)
+            self.is_stacked.append(varies)
+            self.residual_avals.append(var.aval)
+        self.forward = with_outputs(program, [*outvars, *stacked])
+        invariant = slice_program(program, hoisted)
+        self.invariant = invariant.replace(jaxpr=invariant.jaxpr.replace(invars=invars[:first]))
+
+    def backward(self, ct_avals: tuple) -> Backward:
+        known = self._backwards.get(ct_avals)
+        if known is None:
+            known = self._backwards[ct_avals] = Backward(self, ct_avals)
+        return known
+
+
+@_jax.weakref_lru_cache
+def split_scan(body, num_consts: int, num_carry: int, active: tuple[bool, ...], rules) -> ScanHalves:
+    return ScanHalves(body, num_consts, num_carry, active, rules)
+
+
+rules = {lax.scan_p: Scan()}

@@ -1,0 +1,126 @@
+"""``shard_map``: a forward and a backward ``shard_map`` over the same mesh.
+
+The body runs on a tape of its own, inside. What crosses between the two halves is laid out over every axis that the map
+makes manual, since nothing is known of how a residual varies from device to device.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jax import lax
+from jax.extend.core import set_current_trace, take_current_trace
+
+from funcgrad import _jax
+from funcgrad.engine.recording import Recording
+from funcgrad.engine.split import source_of
+from funcgrad.engine.tape import Tape, is_differentiable
+from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.rules.table import Rule
+
+
+class ShardMap(Rule):
+    formula = "the backward half of the body, on every device"
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        primals = [instantiate(x) for x in primals]
+        fun, in_specs = params["fun"], params["in_specs"]
+        shared = {name: params[name] for name in ("mesh", "check_vma", "newly_manual_axes", "debug_info")}
+        body: dict[str, Any] = {}
+
+        def forward(*values: Any) -> Any:
+            with take_current_trace() as parent:
+                inner = Tape(parent, tape.rules, outer=tape)
+                args = [
+                    inner.activate(x) if t is not None and is_differentiable(x) else x
+                    for x, t in zip(values, tracers, strict=True)
+                ]
+                with set_current_trace(inner):
+                    out, out_specs = _jax.unpack_aux(fun(*args))
+                stripped = [inner.strip(x) for x in out]
+            recording = Recording.of(inner, [slot for _, slot in stripped])
+            leaves, skeleton = recording.flatten(_jax.is_tracer)
+            new: list[Any] = []
+            outs = [x for x, _ in stripped]
+            body["sources"] = [source_of(leaf, values, outs, new) for leaf in leaves]
+            body["skeleton"] = skeleton
+            body["in_slots"] = [x.slot if inner.owns(x) else None for x in args]
+            body["out_slots"] = [slot for _, slot in stripped]
+            body["captured"] = inner.captured
+            body["out_specs"] = list(out_specs)
+            body["is_scalar"] = [getattr(x, "shape", None) == () for x in new]
+            body["specs"] = [_jax.device_varying_spec(_jax.typeof(x), shared) for x in new]
+            new = [lax.broadcast(x, (1,)) if scalar else x for x, scalar in zip(new, body["is_scalar"], strict=True)]
+            return _jax.pack_with_aux((*new, *outs), (*body["specs"], *out_specs), out)
+
+        avals = [_jax.typeof(x) for x in primals]
+        results, structure = _jax.bind_shard_map(
+            primitive, tape.parent, primals, avals, {**shared, "in_specs": in_specs, "subfuns": (forward,)}, body
+        )
+        count = len(body["specs"])
+        new, outs = results[:count], list(results[count:])
+        captured = list(body["captured"].values())
+        out_active = [slot is not None for slot in body["out_slots"]]
+        if linear:
+            outs = [Zero(_jax.typeof(x)) if a else x for x, a in zip(outs, out_active, strict=True)]
+        places = {"in": (primals, in_specs), "out": (outs, body["out_specs"]), "new": (new, body["specs"])}
+        residuals = tuple([places[kind][0][i] for kind, i in body["sources"]])
+        specs = [places[kind][1][i] for kind, i in body["sources"]]
+        squeezed = [kind == "new" and body["is_scalar"][i] for kind, i in body["sources"]]
+        static = (body, shared, in_specs, specs, squeezed, [t is not None for t in tracers])
+        outer = [outside for outside, _ in captured]
+        outs = tape.emit(self, primitive, {}, static, residuals, [*tracers, *outer], outs, active=out_active)
+        return structure(outs)
+
+    def pullback(self, node, cts):
+        body, shared, in_specs, specs, squeezed, active = node.static
+        mesh, manual, checked = shared["mesh"], shared["newly_manual_axes"], shared["check_vma"]
+        out_specs = [s.to_ct_spec() for s in body["out_specs"]]
+        if not checked:
+            # Without types for replication an output that does not name an axis is the same on all its devices, and each
+            # of them gets an equal share of the cotangent.
+            cts = [
+                None if ct is None else shared_equally(ct, math.prod(mesh.shape[n] for n in _jax.unmentioned(mesh, s, manual)))
+                for ct, s in zip(cts, out_specs, strict=True)
+            ]
+        present = [ct is not None for ct in cts]
+        captured = [slot for _, slot in body["captured"].values()]
+        in_ct_specs = [s.to_ct_spec() for s, a in zip(in_specs, active, strict=True) if a]
+        in_ct_specs += [_jax.replicated_spec(outside.aval).to_ct_spec() for outside, _ in body["captured"].values()]
+        slots = [s for s, a in zip(body["in_slots"], active, strict=True) if a] + captured
+        mask: list[bool] = []
+
+        def backward(*args: Any) -> Any:
+            residuals = [lax.squeeze(x, [0]) if s else x for x, s in zip(args, squeezed, strict=False)]
+            rest = iter(args[len(residuals) :])
+            recording = body["skeleton"].unflatten(residuals)
+            inner_cts = recording.pull((slot, next(rest) if p else None) for slot, p in zip(body["out_slots"], present, strict=True))
+            pulled = [None if slot is None else inner_cts[slot] for slot in slots]
+            mask[:] = [ct is not None for ct in pulled]
+            pairs = [(ct, s) for ct, s in zip(pulled, in_ct_specs, strict=True) if ct is not None]
+            if not checked:
+                pairs = [(psum_over(ct, _jax.unmentioned(mesh, s, manual)), s) for ct, s in pairs]
+            return _jax.pack_with_aux(tuple(ct for ct, _ in pairs), tuple(s for _, s in pairs), None)
+
+        ct_specs = [s for s, p in zip(out_specs, present, strict=True) if p]
+        results = node.primitive.bind(
+            *node.residuals,
+            *(ct for ct in cts if ct is not None),
+            **shared,
+            in_specs=(*specs, *ct_specs),
+            subfuns=(backward,),
+        )
+        results = iter(list(results))
+        return [next(results) if has else None for has in mask]
+
+
+def shared_equally(ct: Any, count: int) -> Any:
+    return ct / count if count != 1 else ct
+
+
+def psum_over(ct: Any, axes: tuple[str, ...]) -> Any:
+    return lax.psum(ct, axes) if axes else ct
+
+
+rules = {_jax.shard_map_p: ShardMap()}

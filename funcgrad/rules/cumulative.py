@@ -1,0 +1,71 @@
+"""Cumulative sums, products, extrema and log-sum-exps along an axis.
+
+Each output depends on all entries up to its own, so each entry's cotangent sums over all outputs from its own on.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import set_current_trace
+
+from funcgrad.rules.numbers import const, full_like
+from funcgrad.rules.rewriting import Rewrite
+from funcgrad.rules.table import Formula, check_linear, formula
+
+
+def recurrence(factors, terms, axis, reverse):
+    """The solution of s[i] = terms[i] + factors[i] * s[i-1]; factors[0] is not used."""
+
+    def combine(before, after):
+        (f, s), (g, t) = before, after
+        return lax.mul(f, g), lax.add(t, lax.mul(g, s))
+
+    return lax.associative_scan(combine, (factors, terms), axis=axis, reverse=reverse)[1]
+
+
+def log_sum_exp(ct, x, out, *, axis, reverse):
+    """exp(x[i] - out[i]) times the sum over j from i on of ct[j] * exp(out[i] - out[j]); no exponent is positive."""
+    if x.size == 0:
+        return ct
+    n = x.shape[axis]
+    here, later = lax.slice_in_dim(out, 0, n - 1, axis=axis), lax.slice_in_dim(out, 1, n, axis=axis)
+    factors = exp_difference(later, here) if reverse else exp_difference(here, later)
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (1, 0, 0) if reverse else (0, 1, 0)
+    sums = recurrence(lax.pad(factors, const(x, 1), config), ct, axis, not reverse)
+    return lax.mul(exp_difference(x, out), sums)
+
+
+def exp_difference(x, y):
+    """exp(x - y), one where both are the same infinity."""
+    return lax.exp(lax.select(lax.eq(x, y), full_like(x, 0), lax.sub(x, y)))
+
+
+class ByScan(Formula):
+    """A formula for a value that an associative scan computes: where a scan is needed anyway it is the faster of the two."""
+
+    def __init__(self, combine, function):
+        super().__init__([function], {}, broadcasts=False)
+        self.combine = combine
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        check_linear(primitive, primals)
+        (x,) = primals
+        with set_current_trace(tape.parent):
+            out = lax.associative_scan(self.combine, x, **params)
+        return tape.emit(self.plan((True,)), primitive, params, None, (x, out), tracers, out)
+
+
+def scan(combine):
+    """The scan recorded as it runs. Where entries are equal, how its tree is built decides their shares."""
+    return Rewrite(lambda x, **params: lax.associative_scan(combine, x, **params))
+
+
+rules = {
+    lax.cumsum_p: formula(lambda ct, *, axis, reverse: lax.cumsum(ct, axis, not reverse)),
+    lax.cumprod_p: scan(lax.mul),
+    lax.cummax_p: scan(lax.max),
+    lax.cummin_p: scan(lax.min),
+    lax.cumlogsumexp_p: ByScan(jnp.logaddexp, log_sum_exp),
+}

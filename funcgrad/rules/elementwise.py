@@ -1,0 +1,223 @@
+"""Elementwise primitives: arithmetic, powers, exponentials, trigonometry, comparisons, complex parts.
+
+Cotangents follow JAX's convention for complex numbers: the pullback of a complex-linear map is its plain transpose,
+without conjugation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jax import lax
+from jax.extend.core import primitives as p
+
+from funcgrad.rules.numbers import const, full_like, is_complex, nonzero, together
+from funcgrad.rules.table import broadcasting, formula, no_derivative
+
+mul, div, add, sub, neg, square = lax.mul, lax.div, lax.add, lax.sub, lax.neg, lax.square
+HIGHEST = lax.AccuracyMode.HIGHEST
+
+# Arithmetic. A product's cotangent is computed in the operand's dtype where the product was asked for in another.
+
+
+def scale(ct, y, x_aval, *, out_dtype):
+    return mul(ct, y, out_dtype=None if out_dtype is None else x_aval.dtype)
+
+
+arithmetic = {
+    lax.neg_p: formula(lambda ct: neg(ct)),
+    lax.add_p: broadcasting(lambda ct: ct, lambda ct: ct),
+    p.add_jaxvals_p: formula(lambda ct: ct, lambda ct: ct),
+    lax.sub_p: broadcasting(lambda ct: ct, lambda ct: neg(ct)),
+    lax.mul_p: broadcasting(scale, lambda ct, x, y_aval, *, out_dtype: scale(ct, x, y_aval, out_dtype=out_dtype)),
+    # -out/y rather than -x/y^2: the square over- and underflows long before the quotient does.
+    lax.div_p: broadcasting(lambda ct, y: div(ct, y), lambda ct, out, y: neg(div(mul(ct, out), y))),
+    lax.rem_p: broadcasting(
+        lambda ct: ct,
+        lambda ct, quotient: neg(mul(ct, quotient)),
+        quotient=lambda x, y: mul(lax.sign(div(x, y)), lax.floor(lax.abs(div(x, y)))),
+    ),
+}
+
+# Powers and roots.
+
+
+def power_slope(x, y):
+    """d(x^y)/dx. Where an integer exponent is zero so is the slope, whatever x is."""
+    if not np.issubdtype(y.dtype, np.integer):
+        return mul(y, lax.pow(x, sub(y, const(y, 1))))
+    x, y = together(x, lax.convert_element_type(y, x.dtype))
+    slope = mul(nonzero(y), lax.pow(x, sub(y, const(y, 1))))
+    return lax.select(lax.eq(y, const(y, 0)), full_like(y, 0), slope)
+
+
+def integer_power(ct, x, *, y):
+    if y == 0:
+        return full_like(ct, 0)
+    if y == 1:
+        return ct
+    return mul(ct, mul(const(x, y), x if y == 2 else lax.integer_pow(x, y - 1)))
+
+
+powers = {
+    lax.square_p: formula(lambda ct, x: mul(ct, mul(const(x, 2), x))),
+    lax.integer_pow_p: formula(integer_power),
+    lax.pow_p: broadcasting(
+        lambda ct, x_slope: mul(ct, x_slope),
+        lambda ct, y_slope: mul(ct, y_slope),
+        x_slope=power_slope,
+        y_slope=lambda x, out: mul(lax.log(nonzero(x)), out),
+    ),
+    lax.sqrt_p: formula(lambda ct, out: mul(ct, div(const(out, 0.5), out))),
+    lax.rsqrt_p: formula(lambda ct, slope: mul(ct, slope), slope=lambda x, out: mul(const(x, -0.5), div(out, x))),
+    lax.cbrt_p: formula(lambda ct, out: mul(ct, mul(const(out, 1 / 3), lax.integer_pow(out, -2)))),
+}
+
+# Exponentials and logarithms. With the highest accuracy asked for, slopes are computed from the operand.
+
+
+def operand_or_out(x, out, *, accuracy):
+    return x if accuracy is HIGHEST else out
+
+
+def expm1(ct, kept, *, accuracy):
+    return mul(ct, lax.exp(kept, accuracy=accuracy) if accuracy is HIGHEST else add(kept, const(kept, 1)))
+
+
+def logistic(ct, kept, *, accuracy):
+    out, rest = kept, sub(const(kept, 1), kept)
+    if accuracy is HIGHEST:
+        out, rest = lax.logistic(kept, accuracy=accuracy), lax.logistic(neg(kept), accuracy=accuracy)
+    return mul(ct, mul(out, rest))
+
+
+def tanh(ct, kept, *, accuracy):
+    if accuracy is not HIGHEST:
+        return mul(add(ct, mul(ct, kept)), sub(const(kept, 1), kept))
+    twice = mul(const(kept, 2), kept)
+    return mul(
+        ct,
+        mul(const(kept, 4), mul(lax.logistic(twice, accuracy=accuracy), lax.logistic(neg(twice), accuracy=accuracy))),
+    )
+
+
+exponentials = {
+    lax.exp_p: formula(lambda ct, out: mul(ct, out)),
+    lax.exp2_p: formula(lambda ct, out: mul(const(out, np.log(2)), mul(ct, out))),
+    lax.expm1_p: formula(expm1, kept=operand_or_out),
+    lax.log_p: formula(lambda ct, x: div(ct, x)),
+    lax.log1p_p: formula(lambda ct, x: div(ct, add(x, const(x, 1)))),
+    lax.logistic_p: formula(logistic, kept=operand_or_out),
+    lax.tanh_p: formula(tanh, kept=operand_or_out),
+}
+
+# Trigonometric and hyperbolic functions. 1 - x^2 is taken as (1 - x)(1 + x), which keeps its digits near one.
+
+trigonometric = {
+    lax.sin_p: formula(lambda ct, x, *, accuracy: mul(ct, lax.cos(x, accuracy=accuracy))),
+    lax.cos_p: formula(lambda ct, x, *, accuracy: neg(mul(ct, lax.sin(x, accuracy=accuracy)))),
+    lax.tan_p: formula(lambda ct, out: mul(ct, add(const(out, 1), square(out)))),
+    lax.asin_p: formula(lambda ct, x: mul(ct, lax.rsqrt(mul(sub(const(x, 1), x), add(const(x, 1), x))))),
+    lax.acos_p: formula(lambda ct, x: neg(mul(ct, lax.rsqrt(mul(sub(const(x, 1), x), add(const(x, 1), x)))))),
+    lax.atan_p: formula(lambda ct, x: div(ct, add(const(x, 1), square(x)))),
+    lax.atan2_p: broadcasting(
+        lambda ct, x, y: mul(ct, div(y, add(square(x), square(y)))),
+        lambda ct, x, y: neg(mul(ct, div(x, add(square(x), square(y))))),
+    ),
+    lax.sinh_p: formula(lambda ct, x: mul(ct, lax.cosh(x))),
+    lax.cosh_p: formula(lambda ct, x: mul(ct, lax.sinh(x))),
+    lax.asinh_p: formula(lambda ct, x: mul(ct, lax.rsqrt(add(square(x), const(x, 1))))),
+    lax.acosh_p: formula(lambda ct, x: mul(ct, mul(lax.rsqrt(sub(x, const(x, 1))), lax.rsqrt(add(x, const(x, 1)))))),
+    lax.atanh_p: formula(lambda ct, x: div(ct, mul(sub(const(x, 1), x), add(const(x, 1), x)))),
+}
+
+# Choices. Each equal operand of a maximum or minimum gets half.
+
+
+def share(ct, wins, other_wins):
+    return lax.select(wins, lax.select(other_wins, mul(ct, const(ct, 0.5)), ct), full_like(ct, 0))
+
+
+chooser = broadcasting(
+    lambda ct, x_wins, y_wins: share(ct, x_wins, y_wins),
+    lambda ct, x_wins, y_wins: share(ct, y_wins, x_wins),
+    x_wins=lambda x, out: lax.eq(x, out),
+    y_wins=lambda y, out: lax.eq(y, out),
+)
+
+
+def masked(ct, mask):
+    return lax.select(mask, ct, full_like(ct, 0))
+
+
+choices = {
+    lax.max_p: chooser,
+    lax.min_p: chooser,
+    # clamp(low, operand, high)
+    lax.clamp_p: broadcasting(
+        lambda ct, below: masked(ct, below),
+        lambda ct, inside: masked(ct, inside),
+        lambda ct, above: masked(ct, above),
+        below=lambda x, y, z: lax.bitwise_and(lax.gt(x, y), lax.lt(x, z)),
+        inside=lambda x, y, z: lax.bitwise_and(lax.gt(y, x), lax.lt(y, z)),
+        above=lambda y, z: lax.gt(y, z),
+    ),
+}
+
+# Complex numbers and their parts.
+
+
+def absolute(ct, slope):
+    return mul(lax.complex(ct, full_like(ct, 0)), slope) if is_complex(slope) else lax.select(slope, ct, neg(ct))
+
+
+def absolute_slope(x, out):
+    """The unit vector against x for complex x; for real x, whether it is not negative (the slope at 0 is 1)."""
+    if is_complex(x):
+        return div(lax.conj(x), nonzero(lax.convert_element_type(out, x.dtype)))
+    return lax.ge(x, const(x, 0))
+
+
+def conjugate(ct, *, input_dtype):
+    return lax.conj(ct) if np.issubdtype(input_dtype, np.complexfloating) else lax.real(ct)
+
+
+complex_parts = {
+    lax.abs_p: formula(absolute, slope=absolute_slope),
+    lax.conj_p: formula(conjugate),
+    lax.real_p: formula(lambda ct: lax.complex(ct, full_like(ct, 0))),
+    lax.imag_p: formula(lambda ct: lax.complex(full_like(ct, 0), neg(ct))),
+    lax.complex_p: broadcasting(lambda ct: lax.real(ct), lambda ct: neg(lax.imag(ct))),
+}
+
+# Conversions.
+
+
+def convert_back(ct, x_aval):
+    return lax.convert_element_type_p.bind(
+        ct, new_dtype=x_aval.dtype, weak_type=x_aval.weak_type, sharding=x_aval.sharding
+    )
+
+
+conversions = {
+    lax.convert_element_type_p: formula(convert_back),
+    lax.reduce_precision_p: formula(
+        lambda ct, *, exponent_bits, mantissa_bits: lax.reduce_precision(ct, exponent_bits, mantissa_bits)
+    ),
+    lax.copy_p: formula(lambda ct: ct),
+}
+
+# Outputs that do not move with their operands, or are not numbers.
+
+flat = dict.fromkeys(
+    [
+        lax.sign_p, lax.floor_p, lax.ceil_p, lax.round_p, lax.is_finite_p, lax.bitcast_convert_type_p,
+        lax.eq_p, lax.ne_p, lax.ge_p, lax.gt_p, lax.le_p, lax.lt_p, lax.eq_to_p, lax.le_to_p, lax.lt_to_p,
+        lax.and_p, lax.or_p, lax.xor_p, lax.not_p, lax.mulhi_p, lax.clz_p, lax.population_count_p,
+        lax.shift_left_p, lax.shift_right_arithmetic_p, lax.shift_right_logical_p, lax.stop_gradient_p,
+    ],
+    no_derivative,
+)  # fmt: skip
+
+rules = {
+    **arithmetic, **powers, **exponentials, **trigonometric, **choices, **complex_parts, **conversions, **flat,
+}  # fmt: skip

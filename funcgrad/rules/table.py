@@ -1,0 +1,371 @@
+"""Rules that read as formulas, and the immutable table that holds them.
+
+A rule's parameter names say what is saved for the way back, and nothing else is:
+
+    ct                the output's cotangent
+    out               the output
+    x, y, z           operands 0, 1, 2
+    x_aval, ...       an operand's shape and dtype; out_aval, the output's
+    keyword-only      the primitive's static parameters
+
+``formula(wrt_x, wrt_y, ...)`` has one function per operand. ``joint(fun)`` is one function for all operands, for
+primitives whose formulas share work, take any number of operands (``xs``, ``avals``) or have several outputs (``cts``,
+``outs``, ``out_avals``); it may ask which operands are ``active`` and returns a cotangent, or None, for each operand.
+
+What a rule wants to keep is not always an operand: a mask is an eighth of one. Any other name is computed on the way
+forward, by the function of that name given as keyword: ``formula(lambda ct, mask: ..., mask=lambda x, y: ...)``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax import lax
+from jax.core import AbstractValue
+from jax.extend.core import set_current_trace
+
+from funcgrad import _jax
+from funcgrad.engine.tape import Node, Tape, typeof_or_zero
+from funcgrad.engine.zero import Zero, instantiate
+
+SCALARS: Any = (bool, int, float, complex)
+
+
+class Rule:
+    """How a primitive is recorded. What is put on the tape answers ``pullback(node, cts)``."""
+
+    #: Record even where no operand is active (references are written to whatever is active).
+    always = False
+
+    def record(self, tape: Tape, primitive, primals, tracers, params, linear: bool) -> Any:
+        raise NotImplementedError
+
+    def pullback(self, node: Node, cts: Sequence[Any]) -> Sequence[Any]:
+        """Cotangents for ``node.parents``, given one (or None) for each output."""
+        raise NotImplementedError
+
+
+class Signature:
+    """What one function of a rule asks for, read once from its parameter names."""
+
+    __slots__ = ("function", "keywords", "names")
+
+    def __init__(self, function: Callable, positional: Sequence[str], keywords: tuple[str, ...] | None):
+        self.function = function
+        self.names = tuple(positional)
+        #: The primitive's parameters it takes; None for all of them.
+        self.keywords = keywords
+
+    @staticmethod
+    def read(function: Callable, known: Sequence[str], cotangent: Sequence[str] = ()) -> Signature:
+        parameters = list(inspect.signature(function).parameters.values())
+        positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if cotangent:
+            if not positional or positional[0] not in cotangent:
+                wanted = " or ".join(cotangent)
+                raise TypeError(f"the first parameter of a rule is the cotangent, {wanted}; got {describe(function)}")
+            positional = positional[1:]
+        for name in positional:
+            if name not in known:
+                raise TypeError(
+                    f"{describe(function)}: '{name}' names nothing to save. Use one of {', '.join(known)}, or make it "
+                    "keyword-only if it is one of the primitive's parameters."
+                )
+        everything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        keywords = tuple([p.name for p in parameters if p.kind is p.KEYWORD_ONLY])
+        return Signature(function, positional, None if everything else keywords)
+
+    def __call__(self, *args: Any, params: Mapping[str, Any]) -> Any:
+        if self.keywords is None:
+            return self.function(*args, **params)
+        if self.keywords:
+            return self.function(*args, **{name: params[name] for name in self.keywords})
+        return self.function(*args)
+
+
+def describe(function: Callable) -> str:
+    return f"{getattr(function, '__name__', function)}{inspect.signature(function)}"
+
+
+def operand(i: int) -> Callable:
+    return lambda primals, out: primals[i]
+
+
+def operand_aval(i: int) -> Callable:
+    return lambda primals, out: typeof_or_zero(primals[i])
+
+
+#: How what a parameter name stands for is taken from the operands and the output.
+TAKE: dict[str, Callable[[Sequence[Any], Any], Any]] = {
+    "x": operand(0),
+    "y": operand(1),
+    "z": operand(2),
+    "out": lambda primals, out: out,
+    "x_aval": operand_aval(0),
+    "y_aval": operand_aval(1),
+    "z_aval": operand_aval(2),
+    "out_aval": lambda primals, out: typeof_or_zero(out),
+}
+TAKE_ALL: dict[str, Callable[[Sequence[Any], Any], Any]] = {
+    **TAKE,
+    "xs": lambda primals, outs: tuple(primals),
+    "outs": lambda primals, outs: tuple(outs),
+    "avals": lambda primals, outs: tuple(map(typeof_or_zero, primals)),
+    "out_avals": lambda primals, outs: tuple(map(typeof_or_zero, outs)),
+}
+
+
+class Saver:
+    """How one residual is had: taken as it is, or computed on the way forward."""
+
+    __slots__ = ("derived", "take")
+
+    def __init__(self, name: str, derived: Mapping[str, Signature], take: Mapping[str, Callable]):
+        self.derived = derived.get(name)
+        names = self.derived.names if self.derived else (name,)
+        self.take = tuple([take[n] for n in names])
+
+    def __call__(self, tape: Tape, primitive, primals, out, params) -> Any:
+        values = [take(primals, out) for take in self.take]
+        if self.derived is None:
+            return values[0]
+        check_linear(primitive, values)
+        # A Python scalar among the operands has a dtype but, as yet, no shape.
+        values = [np.asarray(v, v.dtype) if isinstance(v, SCALARS) else v for v in values]
+        with set_current_trace(tape.parent):
+            return self.derived(*values, params=params)
+
+
+def evaluate(tape: Tape, primitive, primals, params, linear: bool) -> Any:
+    """The outputs in the parent trace; along tangents, the zeros of their types."""
+    if not linear:
+        return tape.parent.process_primitive(primitive, primals, params)
+    outs = [Zero(aval) for aval in abstract_outputs(primitive, primals, params)]
+    return outs if primitive.multiple_results else outs[0]
+
+
+def abstract_outputs(primitive, operands: Sequence[Any], params) -> list[Any]:
+    """The types of a primitive's outputs, given its operands, their zeros or their types."""
+    avals = [x if isinstance(x, AbstractValue) else typeof_or_zero(x) for x in operands]
+    outs, _ = primitive.abstract_eval(*avals, **params)
+    return list(outs) if primitive.multiple_results else [outs]
+
+
+def unbroadcast(ct: Any, aval: Any) -> Any:
+    """Sum a cotangent over the dimensions in which its operand was broadcast."""
+    shape, ct_shape = aval.shape, ct.shape
+    if shape != ct_shape:
+        if not shape:
+            ct = lax.reduce_sum_p.bind(ct, axes=tuple(range(len(ct_shape))), out_sharding=None)
+        else:
+            axes = [i for i, (n, m) in enumerate(zip(shape, ct_shape, strict=True)) if n != m]
+            ct = lax.reshape(lax.reduce_sum(ct, axes), shape, out_sharding=_jax.explicit_sharding(aval))
+    return ct
+
+
+class Plan:
+    """A formula rule for one choice of active operands: what to save, and what to call with it."""
+
+    __slots__ = ("broadcasts", "calls", "names", "savers")
+
+    def __init__(self, rule: Formula, active: tuple[bool, ...]):
+        names: list[str] = []
+        self.calls: list[tuple[Signature, list[int]] | None] = []
+        for index, is_active in enumerate(active):
+            if not is_active:
+                continue
+            signature = rule.signatures[index] if index < len(rule.signatures) else None
+            if signature is not None:
+                names.extend(name for name in signature.names if name not in names)
+            picks = [] if signature is None else [names.index(name) for name in signature.names]
+            self.calls.append(None if signature is None else (signature, picks))
+        self.names = tuple(names)
+        self.savers = [Saver(name, rule.derived, TAKE) for name in names]
+        self.broadcasts = rule.broadcasts
+
+    def pullback(self, node: Node, cts: Sequence[Any]) -> list[Any]:
+        (ct,) = cts
+        residuals, params = node.residuals, node.params
+        pulled: list[Any] = []
+        for call, aval in zip(self.calls, node.avals, strict=True):
+            if call is None:
+                pulled.append(None)
+                continue
+            signature, picks = call
+            x_ct = signature(ct, *[residuals[i] for i in picks], params=params)
+            if self.broadcasts:
+                x_ct = unbroadcast(x_ct, aval)
+            pulled.append(x_ct)
+        return pulled
+
+
+class Formula(Rule):
+    """One function per operand; None for an operand without derivative."""
+
+    def __init__(self, functions: Sequence[Callable | None], derived: Mapping[str, Callable], broadcasts: bool):
+        self.derived = {name: Signature.read(f, list(TAKE)) for name, f in derived.items()}
+        known = [*TAKE, *derived]
+        self.signatures = tuple([None if f is None else Signature.read(f, known, ("ct",)) for f in functions])
+        self.broadcasts = broadcasts
+        self.plans: dict[tuple[bool, ...], Plan | None] = {}
+
+    def plan(self, active: tuple[bool, ...]) -> Plan | None:
+        """The plan for the active operands; None where none of them has a derivative."""
+        plan = Plan(self, active)
+        known = self.plans[active] = plan if any(call is not None for call in plan.calls) else None
+        return known
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        active = tuple([t is not None for t in tracers])
+        try:
+            plan = self.plans[active]
+        except KeyError:
+            plan = self.plan(active)
+        if plan is None:
+            return tape.parent.process_primitive(primitive, [instantiate(x) for x in primals], params)
+        out = evaluate(tape, primitive, primals, params, linear)
+        residuals = tuple([save(tape, primitive, primals, out, params) for save in plan.savers])
+        if linear:
+            check_linear(primitive, residuals)
+        return tape.emit(plan, primitive, params, None, residuals, tracers, out)
+
+
+class Joint(Rule):
+    """One function for all operands."""
+
+    def __init__(self, function: Callable, derived: Mapping[str, Callable]):
+        self.derived = {name: Signature.read(f, list(TAKE_ALL)) for name, f in derived.items()}
+        self.signature = Signature.read(function, [*TAKE_ALL, *derived, "active"], ("ct", "cts"))
+        self.wants_active = "active" in self.signature.names
+        self.names = tuple([name for name in self.signature.names if name != "active"])
+        self.savers = [Saver(name, self.derived, TAKE_ALL) for name in self.names]
+        self.single = next(iter(inspect.signature(function).parameters)) == "ct"
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        out = evaluate(tape, primitive, primals, params, linear)
+        # A residual may be a group (all operands); the node holds them in one row.
+        spans: list[int | None] = []
+        residuals: list[Any] = []
+        for save in self.savers:
+            value = save(tape, primitive, primals, out, params)
+            grouped = type(value) is tuple
+            spans.append(len(value) if grouped else None)
+            residuals.extend(value if grouped else (value,))
+        if linear:
+            check_linear(primitive, residuals)
+        static = (spans, tuple([t is not None for t in tracers]))
+        return tape.emit(self, primitive, params, static, tuple(residuals), tracers, out)
+
+    def pullback(self, node, cts):
+        spans, active = node.static
+        saved, start = {}, 0
+        for name, span in zip(self.names, spans, strict=True):
+            stop = start + (1 if span is None else span)
+            saved[name] = node.residuals[start] if span is None else node.residuals[start:stop]
+            start = stop
+        saved["active"] = active
+        ct = cts[0] if self.single else cts
+        pulled = self.signature(ct, *[saved[name] for name in self.signature.names], params=node.params)
+        return [x_ct for x_ct, is_active in zip(pulled, active, strict=True) if is_active]
+
+
+def check_linear(primitive, residuals: Sequence[Any]) -> None:
+    if any(type(x) is Zero for x in residuals):
+        raise NotImplementedError(
+            f"a custom JVP rule must be linear in its tangents, but it applies '{primitive}' to one in a way that is "
+            "not. Rewrite the rule so that tangents only enter linear operations."
+        )
+
+
+def formula(*functions: Callable | None, **derived: Callable) -> Formula:
+    """A rule of one function per operand. ``derived`` names what is computed on the way forward to be saved."""
+    return Formula(functions, derived, broadcasts=False)
+
+
+def broadcasting(*functions: Callable | None, **derived: Callable) -> Formula:
+    """A rule of one function per operand, for a primitive that broadcasts its operands against each other."""
+    return Formula(functions, derived, broadcasts=True)
+
+
+def joint(function: Callable, **derived: Callable) -> Joint:
+    """A rule of one function for all operands."""
+    return Joint(function, derived)
+
+
+#: The rule of a primitive whose outputs have no derivative.
+no_derivative = formula()
+
+
+class RuleTable(Mapping):
+    """An immutable table of derivative rules by primitive.
+
+    Tables are passed, never registered: ``fg.grad(f, rules=fg.rules.default.override({lax.round_p: lambda ct: ct}))``.
+    """
+
+    __slots__ = ("_hash", "_rules", "fallback", "get")
+
+    def __init__(self, rules: Mapping[Any, Rule], fallback: Rule | None = None):
+        self._rules = dict(rules)
+        self._hash = hash(frozenset(self._rules.items()))
+        self.get = self._rules.get  # type: ignore[method-assign]
+        #: The rule of primitives that are not in the table but in JAX's own, None for none.
+        self.fallback = fallback
+
+    def override(self, rules: Mapping[Any, Any]) -> RuleTable:
+        """A new table with ``rules`` in place of this one's.
+
+        A rule is given as a function (for the first operand), a sequence of functions (one per operand, None for no
+        derivative), or a ``Rule``.
+        """
+        changed = {primitive: as_rule(rule) for primitive, rule in rules.items()}
+        return RuleTable({**self._rules, **changed}, self.fallback)
+
+    def foreign(self) -> list[Any]:
+        """The primitives, by name, that use the fallback: those that only JAX's tables have a rule for."""
+        known = {p for p in _jax.foreign_jvps if p not in self._rules}
+        return sorted(known, key=str) if self.fallback is not None else []
+
+    def missing(self, primitive) -> Rule:
+        """The fallback for a primitive without a rule, or the error that names the user's line."""
+        known_to_jax = primitive in _jax.foreign_jvps or primitive in _jax.foreign_transposes
+        if self.fallback is not None and known_to_jax:
+            return self.fallback
+        raise NotImplementedError(
+            f"funcgrad has no derivative rule for the primitive '{primitive}', used at "
+            f"{_jax.user_line(_jax.current_source())}. Pass one: "
+            "rules=fg.rules.default.override({primitive: rule}), where rule is a function such as "
+            "`lambda ct, x: ...` per operand."
+        )
+
+    def __getitem__(self, primitive) -> Rule:
+        return self._rules[primitive]
+
+    def __iter__(self) -> Iterator:
+        return iter(self._rules)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, RuleTable) and self._rules == other._rules and self.fallback is other.fallback
+        )
+
+    def __repr__(self) -> str:
+        return f"RuleTable({len(self)} primitives)"
+
+
+def as_rule(rule: Any) -> Rule:
+    if isinstance(rule, Rule):
+        return rule
+    if callable(rule):
+        return broadcasting(rule)
+    if isinstance(rule, Sequence) and not isinstance(rule, str):
+        return broadcasting(*rule)
+    raise TypeError(f"a rule is a function, a sequence of functions (one per operand) or a Rule; got {rule!r}")

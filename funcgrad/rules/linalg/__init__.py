@@ -1,0 +1,5 @@
+"""Linear algebra: factorizations, spectral decompositions and structured solves."""
+
+from funcgrad.rules.linalg import factorizations, solves, spectral
+
+rules = {**factorizations.rules, **spectral.rules, **solves.rules}

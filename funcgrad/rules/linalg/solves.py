@@ -1,0 +1,94 @@
+"""Triangular and tridiagonal solves: linear in the right-hand side, the last operand."""
+
+from __future__ import annotations
+
+from jax import lax
+
+from funcgrad.rules.linalg.matrices import conj, lower, matmul, transpose, upper
+from funcgrad.rules.numbers import const
+from funcgrad.rules.table import Rule, formula, joint, no_derivative
+
+triangular_solve_p = lax.linalg.triangular_solve_p
+tridiagonal_solve_p = lax.linalg.tridiagonal_solve_p
+
+
+class Solve(Rule):
+    """``wrt_rhs`` alone, which does not need the solution, or ``wrt_all`` operands, which share a solve."""
+
+    def __init__(self, operands, wrt_rhs, wrt_all):
+        self.wrt_rhs = formula(*[None] * (operands - 1), wrt_rhs)
+        self.wrt_all = joint(wrt_all)
+
+    def record(self, tape, primitive, primals, slots, params, linear):
+        rhs_only = all(slot is None for slot in slots[:-1])
+        rule = self.wrt_rhs if rhs_only else self.wrt_all
+        return rule.record(tape, primitive, primals, slots, params, linear)
+
+
+def triangular_rhs(ct, x, *, transpose_a, **params):
+    """op(x) out = y: the transposed system, op(x)ᵀ ȳ = ct."""
+    return triangular_solve_p.bind(x, ct, transpose_a=not transpose_a, **params)
+
+
+def triangular_all(ct, x, out, *, left_side, lower: bool, transpose_a, conjugate_a, unit_diagonal):
+    """op(x)̄ = -ȳ outᵀ, or -outᵀ ȳ where op(x) is on the right; only the triangle that was read gets it."""
+    rhs_ct = triangular_rhs(
+        ct,
+        x,
+        left_side=left_side,
+        lower=lower,
+        transpose_a=transpose_a,
+        conjugate_a=conjugate_a,
+        unit_diagonal=unit_diagonal,
+    )
+    x_ct = lax.neg(matmul(rhs_ct, transpose(out)) if left_side else matmul(transpose(out), rhs_ct))
+    x_ct = transpose(x_ct) if transpose_a else x_ct
+    x_ct = conj(x_ct) if conjugate_a else x_ct
+    return triangle(x_ct, lower, unit_diagonal), rhs_ct
+
+
+def triangle(x, is_lower, strict):
+    return lower(x, int(strict)) if is_lower else upper(x, int(strict))
+
+
+def tridiagonal_rhs(ct, x, y, z, **params):
+    """The transposed system. Row i of the system is x_i, y_i, z_i, in columns i-1, i, i+1."""
+    return tridiagonal_solve_p.bind(shift_down(z, -1), y, shift_up(x, -1), ct, **params)
+
+
+def tridiagonal_all(ct, x, y, z, out, active, **params):
+    """The diagonals of -b̄ outᵀ."""
+    rhs_ct = tridiagonal_rhs(ct, x, y, z, **params)
+
+    def diagonal_ct(neighbour):
+        return lax.neg(lax.reduce_sum(lax.mul(rhs_ct, neighbour), [out.ndim - 1]))
+
+    return (
+        diagonal_ct(shift_down(out, -2)) if active[0] else None,
+        diagonal_ct(out) if active[1] else None,
+        diagonal_ct(shift_up(out, -2)) if active[2] else None,
+        rhs_ct if active[3] else None,
+    )
+
+
+def shift_down(x, axis):
+    """x_{i-1}, zero for the first."""
+    return shift(x, axis, 1)
+
+
+def shift_up(x, axis):
+    """x_{i+1}, zero for the last."""
+    return shift(x, axis, -1)
+
+
+def shift(x, axis, steps):
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (steps, -steps, 0)
+    return lax.pad(x, const(x, 0), config)
+
+
+rules = {
+    triangular_solve_p: Solve(2, triangular_rhs, triangular_all),
+    tridiagonal_solve_p: Solve(4, tridiagonal_rhs, tridiagonal_all),
+    lax.linalg.lu_pivots_to_permutation_p: no_derivative,
+}

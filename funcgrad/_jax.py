@@ -27,6 +27,7 @@ from jax._src import (
     dispatch,
     dtypes,
     hijax,
+    shard_map,
     sharding_impls,
     source_info_util,
     traceback_util,
@@ -37,9 +38,11 @@ from jax._src.interpreters import ad
 from jax._src.interpreters import partial_eval as pe
 from jax._src.lax import eval_jaxpr as lax_eval_jaxpr
 from jax._src.lax import lax as lax_internal
+from jax._src.lax import parallel
 from jax._src.mesh import use_abstract_mesh
 from jax._src.random import prng
 from jax._src.traceback_util import api_boundary
+from jax._src.tree_util import FlatTree
 from jax._src.util import weakref_lru_cache, wraps
 from jax.extend.core import ClosedJaxpr
 
@@ -324,3 +327,45 @@ def deliver(ct, target) -> Any:
     else:
         target.addupdate(ct)
     return api.GradRef()
+
+
+# Collectives and shard_map.
+
+shard_map_p = shard_map.shard_map_p
+psum_invariant_p = parallel.psum_invariant_p
+pbroadcast_p = parallel.pbroadcast_p
+reduce_scatter_p = parallel.reduce_scatter_p
+ragged_all_to_all_p = parallel.ragged_all_to_all_p
+all_gather_invariant_p = parallel.all_gather_invariant_p
+all_gather_reduced_p = parallel.all_gather_reduced_p
+unreduced_reduce_scatter_p = parallel.unreduced_reduce_scatter_p
+unreduced_psum_p = parallel.unreduced_psum_p
+preduced_p = parallel.preduced_p
+vary_unreduced_cast_p = parallel.vary_unreduced_cast_p
+reduced_vary_cast_p = core.reduced_vary_cast_p
+pvary_p = core.pvary_p
+pvary = core.pvary
+all_gather_reduced = parallel.all_gather_reduced
+unreduced_psum_scatter = parallel.unreduced_psum_scatter
+preduced = parallel.preduced
+unreduced_psum = parallel.unreduced_psum
+reduced_vary_cast = core.reduced_vary_cast
+vary_unreduced_cast = parallel.vary_unreduced_cast
+replicated_spec = shard_map._repspec
+
+
+def flat_tree(*groups):
+    """JAX's flat tree of lists of values, each a list or a flat tree already."""
+    groups = tuple([g if isinstance(g, FlatTree) else FlatTree.flatten(list(g)) for g in groups])
+    return groups[0] if len(groups) == 1 else FlatTree.pack(groups)
+
+
+def device_varying_spec(aval, params):
+    """The layout of a value that may differ on every device of the axes that a ``shard_map`` makes manual."""
+    names = shard_map._all_newly_manual_mesh_names(params["mesh"], params["newly_manual_axes"])
+    return aval.nospec(params["mesh"], params["check_vma"], names)
+
+
+def unmentioned(mesh, spec, manual_axes) -> tuple[str, ...]:
+    """The manual axes that a layout does not name: those along which a value is the same on every device."""
+    return tuple(shard_map._unmentioned2(mesh, spec, manual_axes))

@@ -28,7 +28,7 @@ def record(fun: Callable, primals: Sequence[Any], in_tree: Any, has_aux: bool, r
         tape = Tape(parent, rules)
         avals = [_jax.typeof(x) for x in primals]
         tracers = [tape.activate(x) if is_differentiable(aval) else x for x, aval in zip(primals, avals, strict=True)]
-        in_slots = [x.slot if tape.owns(x) else None for x in tracers]
+        in_slots = [tape.strip(x)[1] for x in tracers]
         with set_current_trace(tape, check_leaks=True):
             out = fun(*jax.tree.unflatten(in_tree, tracers))
             del tracers

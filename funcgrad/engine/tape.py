@@ -100,7 +100,7 @@ class TapeTracer(Tracer):
 class Tape(Trace):
     """A trace that records a tape over ``parent`` under the derivative rules ``rules``."""
 
-    def __init__(self, parent: Trace, rules: Any):
+    def __init__(self, parent: Trace, rules: Any, outer: Tape | None = None):
         super().__init__()
         self.requires_low = False
         self.parent = parent
@@ -110,6 +110,9 @@ class Tape(Trace):
         # Eager operations carry no source information, so there is none to hand on to the way back.
         self.keeps_source = parent is not _jax.eval_trace
         self.scope = _jax.scope_depth()
+        #: The tape around this one, for a function that closes over values on it, and those values by slot.
+        self.outer = outer
+        self.captured: dict[int, tuple[TapeTracer, int]] = {}
 
     # Values on and off the tape.
 
@@ -118,16 +121,23 @@ class Tape(Trace):
         self.slots += 1
         return TapeTracer(self, primal, self.slots - 1)
 
-    def owns(self, x: Any) -> bool:
-        return type(x) is TapeTracer and x._trace is self
+    def owned(self, x: Any) -> TapeTracer | None:
+        """``x`` as a tracer of this tape, None if it is not on it."""
+        if type(x) is not TapeTracer:
+            return None
+        if x._trace is self:
+            return x
+        outside = self.outer and self.outer.owned(x)
+        if outside is None:
+            return None
+        if outside.slot not in self.captured:
+            self.captured[outside.slot] = outside, self.activate(outside.primal).slot
+        return TapeTracer(self, outside.primal, self.captured[outside.slot][1])
 
     def strip(self, x: Any) -> tuple[Any, int | None]:
         """The parent's value of ``x`` and its slot, None where ``x`` is not on this tape."""
-        return (x.primal, x.slot) if self.owns(x) else (x, None)
-
-    def strip_all(self, xs: Sequence[Any]) -> tuple[list[Any], list[int | None]]:
-        pairs = [self.strip(x) for x in xs]
-        return [primal for primal, _ in pairs], [slot for _, slot in pairs]
+        tracer = self.owned(x)
+        return (x, None) if tracer is None else (tracer.primal, tracer.slot)
 
     # What JAX asks of a trace.
 
@@ -136,15 +146,15 @@ class Tape(Trace):
         tracers: list[TapeTracer | None] = []
         active = linear = False
         for x in args:
-            if type(x) is TapeTracer and x._trace is self:
-                x_primal = x.primal
-                linear = linear or type(x_primal) is Zero
-                active = True
-                tracers.append(x)
-                primals.append(x_primal)
-            else:
-                tracers.append(None)
-                primals.append(x)
+            tracer = None
+            if type(x) is TapeTracer:
+                tracer = x if x._trace is self else self.owned(x)
+                if tracer is not None:
+                    x = tracer.primal
+                    linear = linear or type(x) is Zero
+                    active = True
+            tracers.append(tracer)
+            primals.append(x)
         rule = self.rules.get(primitive)
         if not active and (rule is None or not rule.always):
             return primitive.bind_with_trace(self.parent, primals, [typeof(x) for x in primals], params)
@@ -194,43 +204,50 @@ class Tape(Trace):
         with set_current_trace(self):
             return f.call_wrapped(*tracers)
 
-    def process_custom_jvp_call(self, primitive, fun, jvp, tracers, /, *, symbolic_zeros):
-        primals, slots = self.strip_all(tracers)
-        if all(slot is None for slot in slots):
+    def process_shard_map(self, primitive, fun, args, /, **params):
+        tracers = [self.owned(x) for x in args]
+        primals = [x if t is None else t.primal for x, t in zip(args, tracers, strict=True)]
+        linear = any(type(x) is Zero for x in primals)
+        rule = self.rules.get(primitive) or self.rules.missing(primitive)
+        return rule.record(self, primitive, primals, tracers, {**params, "fun": fun}, linear)
+
+    def process_custom_jvp_call(self, primitive, fun, jvp, args, /, *, symbolic_zeros):
+        tracers = [self.owned(x) for x in args]
+        primals = [x if t is None else t.primal for x, t in zip(args, tracers, strict=True)]
+        if all(t is None for t in tracers):
             params = dict(subfuns=(fun, jvp), symbolic_zeros=symbolic_zeros)
             return primitive.bind_with_trace(self.parent, primals, [typeof(x) for x in primals], params)
-        if any(type(x) is Zero for x in primals):
-            # Applied to a tangent the function must be linear, hence its own derivative.
-            with set_current_trace(self):
-                return fun.call_wrapped(*tracers)
-        tangents = [self.tangent(x, slot, symbolic_zeros) for x, slot in zip(primals, slots, strict=True)]
         with set_current_trace(self):
+            if any(type(x) is Zero for x in primals):
+                # Applied to a tangent the function must be linear, hence its own derivative.
+                return fun.call_wrapped(*args)
+            tangents = [self.tangent(x, t, symbolic_zeros) for x, t in zip(primals, tracers, strict=True)]
             outs = jvp.call_wrapped(*primals, *tangents)
         values, tangents_out = outs[: len(outs) // 2], outs[len(outs) // 2 :]
         return [self.with_tangent(x, t) for x, t in zip(values, tangents_out, strict=True)]
 
-    def tangent(self, primal: Any, slot: int | None, symbolic_zeros: bool) -> Any:
+    def tangent(self, primal: Any, tracer: TapeTracer | None, symbolic_zeros: bool) -> Any:
         """What a JVP rule gets for the tangent of ``primal``: a linear tracer in its slot, or a zero."""
-        aval = typeof_or_zero(primal).to_tangent_aval()
-        if slot is not None:
-            return TapeTracer(self, Zero(aval), slot)
+        aval = typeof(primal).to_tangent_aval()
+        if tracer is not None:
+            return TapeTracer(self, Zero(aval), tracer.slot)
         return SymbolicZero(aval) if symbolic_zeros else _jax.zeros(aval)
 
     def with_tangent(self, primal: Any, tangent: Any) -> Any:
         """``primal`` on the tape, in the slot of ``tangent``."""
-        if not self.owns(tangent):
-            return primal
-        return TapeTracer(self, _jax.canonicalize(self.strip(primal)[0]), tangent.slot)
+        tracer = self.owned(tangent)
+        return primal if tracer is None else TapeTracer(self, _jax.canonicalize(self.strip(primal)[0]), tracer.slot)
 
-    def process_custom_vjp_call(self, primitive, fun, fwd, bwd, tracers, /, *, out_trees, symbolic_zeros):
-        primals, slots = self.strip_all(tracers)
-        if all(slot is None for slot in slots):
+    def process_custom_vjp_call(self, primitive, fun, fwd, bwd, args, /, *, out_trees, symbolic_zeros):
+        tracers = [self.owned(x) for x in args]
+        primals = [x if t is None else t.primal for x, t in zip(args, tracers, strict=True)]
+        if all(t is None for t in tracers):
             params = dict(subfuns=(fun, fwd, bwd), out_trees=out_trees, symbolic_zeros=symbolic_zeros)
             return primitive.bind_with_trace(self.parent, primals, [typeof(x) for x in primals], params)
         if any(type(x) is Zero for x in primals):
             with set_current_trace(self):
-                return fun.call_wrapped(*tracers)
-        active = [slot is not None for slot in slots]
+                return fun.call_wrapped(*args)
+        active = [t is not None for t in tracers]
         with set_current_trace(self.parent):
             results = fwd.call_wrapped(*(y for pair in zip(primals, active, strict=True) for y in pair))
         _, residual_tree, forwarded = out_trees()
@@ -238,7 +255,7 @@ class Tape(Trace):
         saved, outs = iter(results[:count]), [_jax.canonicalize(x) for x in results[count:]]
         residuals = tuple([next(saved) if i is None else primals[i] for i in forwarded])
         rule = CustomPullback(bwd, symbolic_zeros, [typeof(x).to_ct_aval() for x in outs], active)
-        return self.emit(rule, primitive, {}, None, residuals, [t if self.owns(t) else None for t in tracers], outs)
+        return self.emit(rule, primitive, {}, None, residuals, tracers, outs)
 
 
 class CustomPullback:

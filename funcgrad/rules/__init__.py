@@ -1,6 +1,7 @@
 """Derivative rules: one file per family of primitives, gathered in immutable tables."""
 
 from funcgrad.rules import (
+    collectives,
     contractions,
     convolutions,
     cumulative,
@@ -16,7 +17,7 @@ from funcgrad.rules import (
     special,
     windows,
 )
-from funcgrad.rules.control import calls, cond, foreign, jit, loop, remat, scan
+from funcgrad.rules.control import calls, cond, foreign, jit, loop, remat, scan, shard_map
 from funcgrad.rules.table import Formula, Joint, Rule, RuleTable, broadcasting, formula, joint, no_derivative
 
 __all__ = ["Formula", "Joint", "Rule", "RuleTable", "broadcasting", "default", "formula", "joint", "no_derivative"]
@@ -46,6 +47,8 @@ default = RuleTable(
             loop,
             remat,
             calls,
+            collectives,
+            shard_map,
             foreign,
         )
         for primitive, rule in family.rules.items()

@@ -56,9 +56,13 @@ def test_lu_agrees_with_jax(shape, dtype):
 
 @dtypes
 @shapes
-@pytest.mark.parametrize("full_matrices", [False, True], ids=["thin", "full"])
-def test_qr_agrees_with_jax(shape, dtype, full_matrices):
-    assert_agrees(partial(linalg.qr, full_matrices=full_matrices), draw(*shape, dtype=dtype))
+def test_qr_agrees_with_jax(shape, dtype):
+    assert_agrees(partial(linalg.qr, full_matrices=False), draw(*shape, dtype=dtype))
+
+
+@dtypes
+def test_full_qr_agrees_with_jax(dtype):
+    assert_agrees(linalg.qr, draw(2, 4, 3, dtype=dtype))
 
 
 @shapes
@@ -115,9 +119,12 @@ def test_eig_agrees_with_jax(dtype, left, right):
     eig = partial(
         linalg.eig, compute_left_eigenvectors=left, compute_right_eigenvectors=right, enable_eigvec_derivs=True
     )
-    assert_agrees(eig, draw(2, 3, 3, dtype=dtype))
-    assert_agrees(only(0, eig), draw(3, 3, dtype=dtype), second=False)
-    assert_agrees(only(1, eig), draw(3, 3, dtype=dtype), second=False)
+    assert_agrees(eig, draw(2, 3, 3, dtype=dtype), second=dtype is COMPLEX)
+
+
+@pytest.mark.parametrize("i", [0, 1, 2], ids=["w", "left", "right"])
+def test_one_output_of_eig_agrees_with_jax(i):
+    assert_agrees(only(i, partial(linalg.eig, enable_eigvec_derivs=True)), draw(3, 3), second=False)
 
 
 eigenvalues = partial(linalg.eig, compute_left_eigenvectors=False, compute_right_eigenvectors=False)
@@ -175,7 +182,7 @@ def test_pseudoinverse_of_a_matrix_of_zeros_has_the_gradient_of_jax():
 
 
 @dtypes
-@pytest.mark.parametrize("flags", itertools.product([False, True], repeat=4))
+@pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=4)))
 def test_triangular_solve_agrees_with_jax(flags, dtype):
     left_side, lower, transpose_a, unit_diagonal = flags
     solve = partial(

@@ -37,29 +37,27 @@ class ShardMap(Rule):
                     for x, t in zip(values, tracers, strict=True)
                 ]
                 with set_current_trace(inner):
-                    out, out_specs = _jax.unpack_aux(fun(*args))
-                stripped = [inner.strip(x) for x in out]
+                    out, out_specs = fun(*args).unpack_aux()
+                stripped = [inner.strip(x) for x in out.vals]
             recording = Recording.of(inner, [slot for _, slot in stripped])
             leaves, skeleton = recording.flatten(_jax.is_tracer)
             new: list[Any] = []
             outs = [x for x, _ in stripped]
             body["sources"] = [source_of(leaf, values, outs, new) for leaf in leaves]
             body["skeleton"] = skeleton
-            body["in_slots"] = [x.slot if inner.owns(x) else None for x in args]
+            body["in_slots"] = [inner.strip(x)[1] for x in args]
             body["out_slots"] = [slot for _, slot in stripped]
             body["captured"] = inner.captured
             body["out_specs"] = list(out_specs)
             body["is_scalar"] = [getattr(x, "shape", None) == () for x in new]
             body["specs"] = [_jax.device_varying_spec(_jax.typeof(x), shared) for x in new]
             new = [lax.broadcast(x, (1,)) if scalar else x for x, scalar in zip(new, body["is_scalar"], strict=True)]
-            return _jax.pack_with_aux((*new, *outs), (*body["specs"], *out_specs), out)
+            return _jax.flat_tree(new, out.update(outs)).with_aux((*body["specs"], *out_specs))
 
         avals = [_jax.typeof(x) for x in primals]
-        results, structure = _jax.bind_shard_map(
-            primitive, tape.parent, primals, avals, {**shared, "in_specs": in_specs, "subfuns": (forward,)}, body
-        )
-        count = len(body["specs"])
-        new, outs = results[:count], list(results[count:])
+        bound = {**shared, "in_specs": in_specs, "subfuns": (forward,)}
+        residuals_out, out = primitive.bind_with_trace(tape.parent, primals, avals, bound).unpack()
+        new, outs = list(residuals_out.vals), list(out.vals)
         captured = list(body["captured"].values())
         out_active = [slot is not None for slot in body["out_slots"]]
         if linear:
@@ -71,7 +69,7 @@ class ShardMap(Rule):
         static = (body, shared, in_specs, specs, squeezed, [t is not None for t in tracers])
         outer = [outside for outside, _ in captured]
         outs = tape.emit(self, primitive, {}, static, residuals, [*tracers, *outer], outs, active=out_active)
-        return structure(outs)
+        return out.update(outs)
 
     def pullback(self, node, cts):
         body, shared, in_specs, specs, squeezed, active = node.static
@@ -101,7 +99,7 @@ class ShardMap(Rule):
             pairs = [(ct, s) for ct, s in zip(pulled, in_ct_specs, strict=True) if ct is not None]
             if not checked:
                 pairs = [(psum_over(ct, _jax.unmentioned(mesh, s, manual)), s) for ct, s in pairs]
-            return _jax.pack_with_aux(tuple(ct for ct, _ in pairs), tuple(s for _, s in pairs), None)
+            return _jax.flat_tree([ct for ct, _ in pairs]).with_aux(tuple(s for _, s in pairs))
 
         ct_specs = [s for s, p in zip(out_specs, present, strict=True) if p]
         results = node.primitive.bind(
@@ -111,7 +109,7 @@ class ShardMap(Rule):
             in_specs=(*specs, *ct_specs),
             subfuns=(backward,),
         )
-        results = iter(list(results))
+        results = iter(results.vals)
         return [next(results) if has else None for has in mask]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import (
     ad_util,
     api,
@@ -26,7 +27,10 @@ from jax._src import (
     debugging,
     dispatch,
     dtypes,
+    effects,
     hijax,
+    literals,
+    pjit,
     shard_map,
     sharding_impls,
     source_info_util,
@@ -177,6 +181,7 @@ def jit_is_plain(params) -> bool:
     return all(s is UNSPECIFIED for s in shardings) and all(x is None for x in layouts)
 
 
+ragged_dot_general_p = lax_internal.ragged_dot_general_p
 random_wrap_p = prng.random_wrap_p
 random_unwrap_p = prng.random_unwrap_p
 
@@ -223,6 +228,16 @@ no_effects = core.no_effects
 def scan_linearity(count: int, params) -> dict[str, Any]:
     """The ``linear`` parameter of a scan of ``count`` operands, where this JAX still has one."""
     return {"linear": (False,) * count} if "linear" in params else {}
+
+
+def stacked_aval(length: int, aval):
+    """The type of ``length`` values stacked along a new first axis."""
+    return core.unmapped_aval(length, 0, aval)
+
+
+def typed_scalar(x: Any) -> Any:
+    """A Python scalar of JAX's, which has a dtype but no shape, as an array of that type."""
+    return literals.TypedNdArray(np.asarray(x, x.dtype), aval=core.typeof(x))
 
 
 def match(ct, aval):
@@ -369,3 +384,20 @@ def device_varying_spec(aval, params):
 def unmentioned(mesh, spec, manual_axes) -> tuple[str, ...]:
     """The manual axes that a layout does not name: those along which a value is the same on every device."""
     return tuple(shard_map._unmentioned2(mesh, spec, manual_axes))
+
+
+foreign_linearizations = ad.primitive_linearizations
+
+
+def effects_refused_by_remat(found) -> Any:
+    return effects.remat_allowed_effects.filter_not_in(found)
+
+
+ArrayCopySemantics = dispatch.ArrayCopySemantics
+reshard_p = pjit.reshard_p
+layout_constraint_p = pjit.layout_constraint_p
+
+
+def host_of(aval):
+    """Host memory for a value of that type that lives there, else None: wherever values live by default."""
+    return aval.memory_space if aval.memory_space == core.MemorySpace.Host else None

@@ -176,7 +176,7 @@ def jacrev(
         argnums=argnums,
     )
     def jacobian_f(*args, **kwargs):
-        partial, dynamic = split_arguments(fun, argnums, args, kwargs)
+        partial, dynamic = _jax.argnums_partial(fun, argnums, args, kwargs)
         for leaf in jax.tree.leaves(dynamic):
             check_input("jacrev", leaf, holomorphic, allow_int)
         out, pullback, *aux = vjp(partial, *dynamic, has_aux=has_aux, rules=rules)

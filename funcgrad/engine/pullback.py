@@ -38,11 +38,8 @@ def record(fun: Callable, primals: Sequence[Any], in_tree: Any, has_aux: bool, r
                 aux = jax.tree.map(lambda x: tape.strip(x)[0], aux)  # noqa: F821
             leaves, out_tree = jax.tree.flatten(out)
             del out
-            values, out_slots = [], []
-            for leaf in leaves:
-                value, slot = tape.strip(leaf)
-                values.append(value)
-                out_slots.append(slot)
+            stripped = [tape.strip(x) for x in leaves]
+            values, out_slots = [x for x, _ in stripped], [slot for _, slot in stripped]
             del leaves
             recording = Recording.of(tape, out_slots)
             del tape
@@ -84,7 +81,7 @@ class Pullback:
     ``jax.ad.NotNeeded()`` for each leaf that is not kept) and may be replaced; ``opaque_residuals`` are the others.
     """
 
-    __slots__ = ("_leaves", "_recording", "args_res", "opaque_residuals", "signature")
+    __slots__ = ("__weakref__", "_leaves", "_recording", "args_res", "opaque_residuals", "signature")
 
     def __init__(self, recording: Recording, signature: Signature, primals: Sequence[Any]):
         leaves, self._recording = recording.flatten(lambda x: not isinstance(x, STATIC))

@@ -1,8 +1,8 @@
 """Collectives: the pullback of each is another collective.
 
-Two conventions meet here. Where replication is part of types (``shard_map`` with ``check_vma``), a sum over devices takes a
-varying value to an invariant one and its pullback is the cast back, ``pvary``; and the other way round. Without, ``psum``
-means a sum followed by a broadcast, so its pullback is ``psum``.
+Two conventions meet here. Where replication is part of types (``shard_map`` with ``check_vma``), a sum over devices
+takes a varying value to an invariant one and its pullback is the cast back, ``pvary``; and the other way round.
+Without, ``psum`` means a sum followed by a broadcast, so its pullback is ``psum``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,14 @@ def ragged_all_to_all(ct, xs, x_aval, active, *, axis_name, axis_index_groups):
     if active[0]:
         zeros = _jax.zeros(x_aval.to_ct_aval())
         operand_ct = _jax.ragged_all_to_all_p.bind(
-            ct, zeros, sent_to, recv_sizes, came_from, send_sizes, axis_name=axis_name, axis_index_groups=axis_index_groups
+            ct,
+            zeros,
+            sent_to,
+            recv_sizes,
+            came_from,
+            send_sizes,
+            axis_name=axis_name,
+            axis_index_groups=axis_index_groups,
         )
     if active[1]:
         edges = jnp.zeros(ct.shape[0], jnp.int32).at[sent_to].set(1).at[sent_to + recv_sizes].add(-1)

@@ -22,7 +22,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from jax import lax
 from jax.core import AbstractValue
 from jax.extend.core import set_current_trace
@@ -91,7 +90,12 @@ def describe(function: Callable) -> str:
 
 
 def operand(i: int) -> Callable:
-    return lambda primals, out: primals[i]
+    return lambda primals, out: shaped(primals[i])
+
+
+def shaped(x: Any) -> Any:
+    """``x``, a Python scalar as an array."""
+    return _jax.typed_scalar(x) if isinstance(x, SCALARS) else x
 
 
 def operand_aval(i: int) -> Callable:
@@ -111,7 +115,7 @@ TAKE: dict[str, Callable[[Sequence[Any], Any], Any]] = {
 }
 TAKE_ALL: dict[str, Callable[[Sequence[Any], Any], Any]] = {
     **TAKE,
-    "xs": lambda primals, outs: tuple(primals),
+    "xs": lambda primals, outs: tuple(map(shaped, primals)),
     "outs": lambda primals, outs: tuple(outs),
     "avals": lambda primals, outs: tuple(map(typeof_or_zero, primals)),
     "out_avals": lambda primals, outs: tuple(map(typeof_or_zero, outs)),
@@ -133,8 +137,6 @@ class Saver:
         if self.derived is None:
             return values[0]
         check_linear(primitive, values)
-        # A Python scalar among the operands has a dtype but, as yet, no shape.
-        values = [np.asarray(v, v.dtype) if isinstance(v, SCALARS) else v for v in values]
         with set_current_trace(tape.parent):
             return self.derived(*values, params=params)
 
@@ -330,7 +332,8 @@ class RuleTable(Mapping):
 
     def missing(self, primitive) -> Rule:
         """The fallback for a primitive without a rule, or the error that names the user's line."""
-        known_to_jax = primitive in _jax.foreign_jvps or primitive in _jax.foreign_transposes
+        tables = (_jax.foreign_jvps, _jax.foreign_linearizations, _jax.foreign_transposes)
+        known_to_jax = any(primitive in table for table in tables)
         if self.fallback is not None and known_to_jax:
             return self.fallback
         raise NotImplementedError(

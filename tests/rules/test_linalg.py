@@ -13,7 +13,14 @@ from jax import lax
 from jax.lax import linalg
 
 import funcgrad as fg
-from tests.rules.against_jax import assert_agrees, assert_agrees_with_differences, assert_close, draw, weighted
+from tests.rules.against_jax import (
+    assert_agrees,
+    assert_agrees_with_differences,
+    assert_close,
+    draw,
+    quick_jit,
+    weighted,
+)
 
 REAL, COMPLEX = np.float64, np.complex128
 dtypes = pytest.mark.parametrize("dtype", [REAL, COMPLEX], ids=["real", "complex"])
@@ -181,21 +188,20 @@ def test_pseudoinverse_of_a_matrix_of_zeros_has_the_gradient_of_jax():
 # Solves.
 
 
-@dtypes
 @pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=4)))
-def test_triangular_solve_agrees_with_jax(flags, dtype):
+def test_triangular_solve_agrees_with_jax(flags):
     left_side, lower, transpose_a, unit_diagonal = flags
     solve = partial(
         linalg.triangular_solve,
         left_side=left_side,
         lower=lower,
         transpose_a=transpose_a,
-        conjugate_a=dtype is COMPLEX and lower,
+        conjugate_a=left_side != lower,
         unit_diagonal=unit_diagonal,
     )
-    a = draw(3, 3, dtype=dtype) + 2 * np.eye(3)
-    b = draw(*(3, 2) if left_side else (2, 3), dtype=dtype)
-    assert_agrees(solve, a, b, second=flags == (True, True, True, False))
+    a = draw(3, 3, dtype=COMPLEX) + 2 * np.eye(3)
+    b = draw(*(3, 2) if left_side else (2, 3), dtype=COMPLEX)
+    assert_agrees(solve, a, b, second=flags == (True, False, True, False))
 
 
 def test_triangular_solve_of_a_batch_agrees_with_jax():
@@ -262,7 +268,7 @@ def test_a_vmapped_pullback_agrees_with_jax(f):
         return [jnp.real(y) for y in jax.tree.leaves(f(x)) if jnp.issubdtype(y.dtype, jnp.inexact)]
 
     x = draw(3, 3)
-    assert_close(jax.jit(fg.jacrev(real))(x), jax.jit(jax.jacrev(real))(x), 1e-12)
+    assert_close(quick_jit(fg.jacrev(real))(x), quick_jit(jax.jacrev(real))(x), 1e-12)
 
 
 @each

@@ -153,8 +153,8 @@ rules = {
     _jax.io_callback_p: Refused(ValueError, "IO callbacks do not support JVP."),
     _jax.custom_vmap_p: Refused(
         ValueError,
-        "Linearization failed to produce known values for all output primals: a custom_vmap function says how it is batched, "
-        "not how its batched form is differentiated. Wrap it in jax.custom_vjp or jax.custom_jvp.",
+        "Linearization failed to produce known values for all output primals: a custom_vmap function says how it is "
+        "batched, not how its batched form is differentiated. Wrap it in jax.custom_vjp or jax.custom_jvp.",
     ),
     _jax.composite_p: Refused(
         ValueError, "JVP rule for composite not implemented. You can use `jax.custom_jvp` to add support."

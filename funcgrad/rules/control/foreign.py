@@ -13,7 +13,6 @@ import jax
 from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
-from funcgrad.engine.tape import TapeTracer
 from funcgrad.engine.zero import Zero, instantiate
 from funcgrad.rules.table import Rule, abstract_outputs
 
@@ -27,16 +26,24 @@ class Foreign(Rule):
         if linear:
             return self.record_linear(tape, primitive, primals, tracers, params)
         tangents = [
-            _jax.JaxZero(_jax.typeof(x).to_tangent_aval())
-            if t is None
-            else TapeTracer(tape, Zero(t.aval.to_tangent_aval()), t.slot)
+            _jax.JaxZero(_jax.typeof(x).to_tangent_aval()) if t is None else tape.tangent(x, t, False)
             for x, t in zip(primals, tracers, strict=True)
         ]
-        with set_current_trace(tape):
-            outs, tangents_out = _jax.foreign_jvps[primitive](primals, tangents, **params)
+        if primitive in _jax.foreign_linearizations:
+            outs, tangents_out = self.linearize(tape, primitive, primals, tangents, params)
+        else:
+            with set_current_trace(tape):
+                outs, tangents_out = _jax.foreign_jvps[primitive](primals, tangents, **params)
         if primitive.multiple_results:
             return [tape.with_tangent(x, t) for x, t in zip(outs, tangents_out, strict=True)]
         return tape.with_tangent(outs, tangents_out)
+
+    def linearize(self, tape, primitive, primals, tangents, params):
+        nonzero = [not _jax.is_symbolic_zero(t) for t in tangents]
+        with set_current_trace(tape.parent):
+            outs, _, residuals, linear_map = _jax.foreign_linearizations[primitive](True, nonzero, *primals, **params)
+        with set_current_trace(tape):
+            return outs, linear_map(residuals, *tangents)
 
     def record_linear(self, tape, primitive, primals, tracers, params):
         if primitive not in _jax.foreign_transposes:

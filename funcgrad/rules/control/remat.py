@@ -11,17 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
-from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Literal, Var, set_current_trace
-from jax.extend.core.primitives import jit_p, name_p, remat_p
+from jax.extend.core.primitives import remat_p
 
 from funcgrad import _jax
 from funcgrad.engine.program import evaluate, slice_program
 from funcgrad.engine.split import Activity, split, typed_cotangents
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.rules.control.saving import expose, inline_jits, round_saved
 from funcgrad.rules.table import Rule
 
 
@@ -29,6 +27,12 @@ class Remat(Rule):
     formula = "the forward half again, then the backward half"
 
     def record(self, tape, primitive, primals, tracers, params, linear):
+        refused = _jax.effects_refused_by_remat(params["jaxpr"].effects)
+        if refused:
+            raise NotImplementedError(
+                f"Effects not supported in partial-eval of `checkpoint`/`remat`: {refused}. Move them out of the "
+                "checkpointed function: it runs twice."
+            )
         primals = [instantiate(x) for x in primals]
         active = tuple([t is not None for t in tracers])
         halves = split_remat(_jax.close(params["jaxpr"]), active, tape.rules, params["policy"])
@@ -69,26 +73,26 @@ class RematHalves:
         activity = tuple([Activity(a and is_differentiable(v)) for a, v in zip(active, program.in_avals, strict=True)])
         self.split = split(program, activity, rules)
         self.num_outs = len(program.out_avals)
-        forward = inline_jits(self.split.forward) if policy is not None else self.split.forward
+        forward, saved = self.split.forward, {}
+        fed = forward
+        if policy is not None:
+            forward, fed, saved = expose(inline_jits(forward), policy)
         jaxpr = forward.jaxpr
         groups = {"in": jaxpr.invars, "out": jaxpr.outvars, "new": jaxpr.outvars[self.num_outs :]}
         wanted = [groups[kind][i] for kind, i in self.split.sources]
-        saved = saveable(forward, policy) if policy is not None else {}
-        needed = slice_program(forward, wanted, list(saved))
-        read = variables_read(needed)
+        read = variables_read(slice_program(fed, wanted, list(saved)))
         kept = [v for v in saved if v in read or saved[v].alias in read]
         self.send = [saved[v].send for v in kept]
         self.fetch = [saved[v].fetch for v in kept]
         # A named value and the value it names are one, so either stands for both.
         self.given = [(k, u) for k, v in enumerate(kept) for u in (v, saved[v].alias) if u is not None]
-        again = slice_program(forward, wanted, [u for _, u in self.given])
+        again = slice_program(fed, wanted, [u for _, u in self.given])
         read = variables_read(again)
         self.used_inputs = [i for i, v in enumerate(jaxpr.invars) if v in read]
         inputs = [jaxpr.invars[i] for i in self.used_inputs]
         self.again = again.replace(jaxpr=again.jaxpr.replace(invars=[*inputs, *(u for _, u in self.given)]))
-        self.forward = _jax.without_dead_code(
-            slice_program(forward, [*jaxpr.outvars[: self.num_outs], *kept], effects=True)
-        )
+        ahead = slice_program(forward, [*jaxpr.outvars[: self.num_outs], *kept], effects=True)
+        self.forward = _jax.without_dead_code(round_saved(ahead, kept))
         self._backwards: dict[tuple, tuple[ClosedJaxpr, list[bool]]] = {}
 
     def backward(self, avals: tuple, ct_avals: tuple) -> tuple[ClosedJaxpr, list[bool]]:
@@ -111,51 +115,9 @@ class RematHalves:
         return known
 
 
-class Saved:
-    """How a saved value is put away and had back."""
-
-    def __init__(self, decision: Any, alias: Var | None):
-        self.alias = alias
-        self.send, self.fetch = round_once, lambda x: x
-        if isinstance(decision, _jax.Offloadable):
-            self.send, self.fetch = _jax.transfers(decision)
-
-
-def round_once(x: Any) -> Any:
-    """Fix a saved value's precision, since XLA may carry more digits of it into the forward pass than it stores."""
-    if not isinstance(_jax.typeof(x), ShapedArray) or not jnp.issubdtype(x.dtype, jnp.inexact):
-        return x
-    info = jnp.finfo(x.dtype)
-    return lax.reduce_precision(x, info.nexp, info.nmant)
-
-
-def saveable(program: ClosedJaxpr, policy: Callable) -> dict[Var, Saved]:
-    """The variables of ``program`` that the policy saves."""
-    saved = {}
-    for eqn in program.jaxpr.eqns:
-        decision = _jax.policy_decision(policy, eqn)
-        if decision is not None:
-            alias = eqn.invars[0] if eqn.primitive is name_p and type(eqn.invars[0]) is not Literal else None
-            for v in eqn.outvars:
-                if not isinstance(v, _jax.DropVar):
-                    saved[v] = Saved(decision, alias)
-    return saved
-
-
 def variables_read(program: ClosedJaxpr) -> set[Var]:
     atoms = [x for eqn in program.jaxpr.eqns for x in eqn.invars]
     return {x for x in (*atoms, *program.jaxpr.outvars) if type(x) is not Literal}
-
-
-def inline_jits(program: ClosedJaxpr) -> ClosedJaxpr:
-    """``program`` with its jitted calls spelled out, so that a policy sees what is inside them."""
-    if not any(eqn.primitive is jit_p for eqn in program.jaxpr.eqns):
-        return program
-
-    def run(*args: Any) -> list[Any]:
-        return _jax.eval_inlining(program, jit_p, args)
-
-    return _jax.trace_to_jaxpr(run, program.in_avals, program.jaxpr.debug_info)
 
 
 @_jax.weakref_lru_cache

@@ -26,7 +26,8 @@ class ShardMap(Rule):
     def record(self, tape, primitive, primals, tracers, params, linear):
         primals = [instantiate(x) for x in primals]
         fun, in_specs = params["fun"], params["in_specs"]
-        shared = {name: params[name] for name in ("mesh", "check_vma", "newly_manual_axes", "debug_info")}
+        shared = {name: params[name] for name in ("mesh", "check_vma", "newly_manual_axes")}
+        shared["debug_info"] = params["debug_info"].with_unknown_names()
         body: dict[str, Any] = {}
 
         def forward(*values: Any) -> Any:
@@ -76,10 +77,12 @@ class ShardMap(Rule):
         mesh, manual, checked = shared["mesh"], shared["newly_manual_axes"], shared["check_vma"]
         out_specs = [s.to_ct_spec() for s in body["out_specs"]]
         if not checked:
-            # Without types for replication an output that does not name an axis is the same on all its devices, and each
-            # of them gets an equal share of the cotangent.
+            # Without types for replication an output that does not name an axis is the same on all its devices, and
+            # each of them gets an equal share of the cotangent.
             cts = [
-                None if ct is None else shared_equally(ct, math.prod(mesh.shape[n] for n in _jax.unmentioned(mesh, s, manual)))
+                None
+                if ct is None
+                else shared_equally(ct, math.prod(mesh.shape[n] for n in _jax.unmentioned(mesh, s, manual)))
                 for ct, s in zip(cts, out_specs, strict=True)
             ]
         present = [ct is not None for ct in cts]
@@ -93,7 +96,9 @@ class ShardMap(Rule):
             residuals = [lax.squeeze(x, [0]) if s else x for x, s in zip(args, squeezed, strict=False)]
             rest = iter(args[len(residuals) :])
             recording = body["skeleton"].unflatten(residuals)
-            inner_cts = recording.pull((slot, next(rest) if p else None) for slot, p in zip(body["out_slots"], present, strict=True))
+            inner_cts = recording.pull(
+                (slot, next(rest) if p else None) for slot, p in zip(body["out_slots"], present, strict=True)
+            )
             pulled = [None if slot is None else inner_cts[slot] for slot in slots]
             mask[:] = [ct is not None for ct in pulled]
             pairs = [(ct, s) for ct, s in zip(pulled, in_ct_specs, strict=True) if ct is not None]

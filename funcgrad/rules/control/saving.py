@@ -1,0 +1,142 @@
+"""What a checkpoint policy saves: the values it names, also those inside loops and branches.
+
+``expose`` gives a program in two forms. One has the saved values among its variables, for the way forward: a loop that
+computes some returns their stacks, a branch returns its own. The other takes them as further inputs and computes the
+same outputs from them, for the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Literal, Var, new_jaxpr_eqn
+from jax.extend.core.primitives import jit_p, name_p
+
+from funcgrad import _jax
+from funcgrad.engine.program import evaluate, slice_program, with_outputs
+
+
+class Saved:
+    """How a saved value is put away and had back; ``alias`` is the variable that it names, if it is a name."""
+
+    def __init__(self, decision: Any, alias: Var | None):
+        self.alias = alias
+        self.send: Callable = lambda x: x
+        self.fetch: Callable = lambda x: x
+        if isinstance(decision, _jax.Offloadable):
+            self.send, self.fetch = _jax.transfers(decision)
+
+
+def expose(program: ClosedJaxpr, policy: Callable) -> tuple[ClosedJaxpr, ClosedJaxpr, dict[Var, Saved]]:
+    """``program`` with the saved values as variables, the same taking them for given, and the saved variables."""
+    saved: dict[Var, Saved] = {}
+    shown, fed = [], []
+    for eqn in program.jaxpr.eqns:
+        inside = {lax.scan_p: expose_scan, lax.cond_p: expose_cond}.get(eqn.primitive)
+        if inside is not None:
+            shown_eqn, fed_eqn, within = inside(eqn, policy)
+            saved.update(within)
+            shown.append(shown_eqn)
+            fed.append(fed_eqn)
+            continue
+        shown.append(eqn)
+        fed.append(eqn)
+        decision = _jax.policy_decision(policy, eqn)
+        if decision is not None:
+            named = eqn.primitive is name_p and type(eqn.invars[0]) is not Literal
+            alias = eqn.invars[0] if named else None
+            saved.update({v: Saved(decision, alias) for v in eqn.outvars if not isinstance(v, _jax.DropVar)})
+    forms = [program.replace(jaxpr=program.jaxpr.replace(eqns=eqns)) for eqns in (shown, fed)]
+    return forms[0], forms[1], saved
+
+
+def expose_scan(eqn, policy: Callable):
+    """A loop that returns the stacks of what its body saves, and the loop that takes them as elements."""
+    body: ClosedJaxpr = eqn.params["jaxpr"]
+    shown, fed, saved = expose(body, policy)
+    if not saved:
+        return eqn, eqn, {}
+    stacks = {v: Var(_jax.stacked_aval(eqn.params["length"], v.aval)) for v in saved}
+    shown_body = with_outputs(shown, [*body.jaxpr.outvars, *saved])
+    shown_eqn = eqn.replace(outvars=[*eqn.outvars, *stacks.values()], params={**eqn.params, "jaxpr": shown_body})
+    fed_body = slice_program(fed, body.jaxpr.outvars, list(saved))
+    params = {**eqn.params, "jaxpr": fed_body, **_jax.scan_linearity(len(eqn.invars) + len(saved), eqn.params)}
+    fed_eqn = eqn.replace(invars=[*eqn.invars, *stacks.values()], params=params)
+    return shown_eqn, fed_eqn, {stacks[v]: Saved(None, None) for v in saved}
+
+
+def expose_cond(eqn, policy: Callable):
+    """A conditional that returns what its branches save, zeros for the branches not taken, and one that takes it."""
+    branches: Sequence[ClosedJaxpr] = eqn.params["branches"]
+    forms = [expose(branch, policy) for branch in branches]
+    groups = [list(saved) for _, _, saved in forms]
+    avals = [v.aval for group in groups for v in group]
+    if not avals:
+        return eqn, eqn, {}
+    places = [Var(aval) for aval in avals]
+    shown_branches, fed_branches, start = [], [], 0
+    for branch, (shown, fed, _), group in zip(branches, forms, groups, strict=True):
+        outvars, stop = branch.jaxpr.outvars, start + len(group)
+        shown_branches.append(padded(with_outputs(shown, [*outvars, *group]), len(outvars), avals, start))
+        fed_branches.append(picking(slice_program(fed, outvars, group), len(branch.in_avals), avals, start, stop))
+        start = stop
+    shown_params = {**eqn.params, "branches": tuple(shown_branches)}
+    fed_params = {**eqn.params, "branches": tuple(fed_branches)}
+    shown_eqn = eqn.replace(outvars=[*eqn.outvars, *places], params=shown_params)
+    fed_eqn = eqn.replace(invars=[*eqn.invars, *places], params=fed_params)
+    return shown_eqn, fed_eqn, {v: Saved(None, None) for v in places}
+
+
+def padded(program: ClosedJaxpr, num_outs: int, avals: Sequence[Any], start: int) -> ClosedJaxpr:
+    """A branch whose saved values stand at ``start`` in a row of all branches' saved values, of types ``avals``."""
+
+    def run(*operands: Any) -> list[Any]:
+        results = evaluate(program, *operands)
+        own = dict(enumerate(results[num_outs:], start))
+        return [*results[:num_outs], *(own[i] if i in own else _jax.zeros(aval) for i, aval in enumerate(avals))]
+
+    return _jax.trace_to_jaxpr(run, program.in_avals, program.jaxpr.debug_info)
+
+
+def picking(program: ClosedJaxpr, num_ins: int, avals: Sequence[Any], start: int, stop: int) -> ClosedJaxpr:
+    """A branch that finds its saved values at ``start`` in the row of all branches'."""
+
+    def run(*operands: Any) -> list[Any]:
+        return evaluate(program, *operands[:num_ins], *operands[num_ins + start : num_ins + stop])
+
+    return _jax.trace_to_jaxpr(run, [*program.in_avals[:num_ins], *avals], program.jaxpr.debug_info)
+
+
+def round_saved(program: ClosedJaxpr, saved: Sequence[Var]) -> ClosedJaxpr:
+    """Fix the precision of saved values where they are made.
+
+    XLA may carry more digits of a value than its type has from one operation to the next; then the way forward would
+    not have seen the value that the way back starts from.
+    """
+    rounded = {v for v in saved if isinstance(v.aval, ShapedArray) and jnp.issubdtype(v.aval.dtype, jnp.inexact)}
+    eqns = []
+    for eqn in program.jaxpr.eqns:
+        fresh = {v: Var(v.aval) for v in eqn.outvars if v in rounded}
+        eqns.append(eqn.replace(outvars=[fresh.get(v, v) for v in eqn.outvars]))
+        for v, raw in fresh.items():
+            info = jnp.finfo(v.aval.dtype)
+            params = {"exponent_bits": info.nexp, "mantissa_bits": info.nmant}
+            eqns.append(
+                new_jaxpr_eqn([raw], [v], lax.reduce_precision_p, params, _jax.no_effects, eqn.source_info, eqn.ctx)
+            )
+    return program.replace(jaxpr=program.jaxpr.replace(eqns=eqns))
+
+
+def inline_jits(program: ClosedJaxpr) -> ClosedJaxpr:
+    """``program`` with its jitted calls spelled out, so that a policy sees what is inside them."""
+    if not any(eqn.primitive is jit_p for eqn in program.jaxpr.eqns):
+        return program
+
+    def run(*args: Any) -> list[Any]:
+        return _jax.eval_inlining(program, jit_p, args)
+
+    return _jax.trace_to_jaxpr(run, program.in_avals, program.jaxpr.debug_info)

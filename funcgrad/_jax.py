@@ -18,6 +18,7 @@ from jax._src import (
     ad_util,
     api,
     api_util,
+    array,
     callback,
     checkify,
     config,
@@ -45,6 +46,9 @@ from jax._src.lax import lax as lax_internal
 from jax._src.lax import parallel
 from jax._src.mesh import use_abstract_mesh
 from jax._src.random import prng
+from jax._src.state import discharge
+from jax._src.state import primitives as state_primitives
+from jax._src.state.types import AbstractRef, RefEffect
 from jax._src.traceback_util import api_boundary
 from jax._src.tree_util import FlatTree
 from jax._src.util import weakref_lru_cache, wraps
@@ -54,7 +58,26 @@ eval_trace = core.eval_trace
 eval_jaxpr = core.eval_jaxpr
 get_referent = core.get_referent
 to_concrete_value = core.to_concrete_value
-typeof = core.typeof
+
+
+def typeof(x: Any) -> Any:
+    """The type of a value. That of an array on one device needs no working out, and is asked for often."""
+    if on_one_device(x):
+        return x.aval
+    return core.typeof(x)
+
+
+def runs_eagerly(values) -> bool:
+    """Whether operations on ``values``, here and now, are run one by one on the arrays of one device."""
+    if core.trace_ctx.trace is not core.eval_trace or config.disable_jit.value or config.debug_nans.value:
+        return False
+    return all(on_one_device(x) for x in values)
+
+
+def on_one_device(x: Any) -> bool:
+    return type(x) is array.ArrayImpl and type(x.sharding) is sharding_impls.SingleDeviceSharding
+
+
 typecompat = core.typecompat
 cur_qdd: Any = getattr(core, "cur_qdd", None)  # gone in jax 0.12
 check_arg = dispatch.check_arg
@@ -73,6 +96,7 @@ argnums_partial = api_util.argnums_partial2
 ensure_index = api_util._ensure_index
 check_callable = api_util.check_callable
 add_jaxvals = ad_util.add_jaxvals
+auto_insert_reshard = core.auto_insert_reshard
 
 
 # In errors, profiles and reports the line that counts is the user's, so the package's own frames are passed over.
@@ -149,7 +173,7 @@ def add_cotangents(x, y):
 def explicit_sharding(aval):
     """The sharding a value must be given where shardings are part of types, else None."""
     sharding = aval.sharding
-    return None if sharding.mesh.empty or sharding.mesh.are_all_axes_auto else sharding
+    return None if sharding is None or sharding.mesh.empty or sharding.mesh.are_all_axes_auto else sharding
 
 
 def is_symbolic_zero(x) -> bool:
@@ -236,8 +260,13 @@ def stacked_aval(length: int, aval):
 
 
 def typed_scalar(x: Any) -> Any:
-    """A Python scalar of JAX's, which has a dtype but no shape, as an array of that type."""
-    return literals.TypedNdArray(np.asarray(x, x.dtype), aval=core.typeof(x))
+    """A Python scalar, which has no shape, as an array of its type."""
+    aval = core.typeof(x)
+    return literals.TypedNdArray(np.asarray(x, aval.dtype), aval=aval)
+
+
+def weak_scalar(x: np.ndarray) -> Any:
+    return literals.TypedNdArray(x, aval=core.ShapedArray((), x.dtype, weak_type=True))
 
 
 def match(ct, aval):
@@ -401,3 +430,54 @@ layout_constraint_p = pjit.layout_constraint_p
 def host_of(aval):
     """Host memory for a value of that type that lives there, else None: wherever values live by default."""
     return aval.memory_space if aval.memory_space == core.MemorySpace.Host else None
+
+
+# References.
+
+ref_p = core.ref_p
+empty_ref_p = core.empty_ref_p
+freeze_p = core.freeze_p
+free_ref_p = core.free_ref_p
+accum_grad_in_ref_p = core.accum_grad_in_ref_p
+get_p = state_primitives.get_p
+swap_p = state_primitives.swap_p
+addupdate_p = state_primitives.addupdate_p
+
+
+def is_ref(aval) -> bool:
+    return isinstance(aval, AbstractRef)
+
+
+def ref_effects(found) -> Any:
+    """Those of a program's effects that are on references, its own or others."""
+    return {e for e in found if isinstance(e, RefEffect | core.InternalMutableArrayEffect)}
+
+
+def ct_type(aval):
+    """The type of a value's cotangent; for a reference, of the cotangent of its content."""
+    return aval.inner_aval.to_ct_aval() if is_ref(aval) else aval.to_ct_aval()
+
+
+def never_differentiated(aval) -> bool:
+    """Whether a reference is one that derivatives are not to flow through."""
+    return aval.kind == "no_grad_no_remat"
+
+
+def indices_of(tree, leaves) -> tuple[Any, ...]:
+    """The views, one after the other, of an operation on part of a reference."""
+    return jax.tree.unflatten(tree, leaves)
+
+
+def read_at(x, tree, leaves):
+    """``x[index]``, where ``x`` is what a reference holds."""
+    return discharge.transform_array(x, indices_of(tree, leaves))
+
+
+def replace_at(x, y, tree, leaves) -> tuple[Any, Any]:
+    """``x[index]``, and ``x`` with ``y`` there."""
+    return discharge.transform_swap_array(x, indices_of(tree, leaves), y)
+
+
+def add_at(x, y, tree, leaves):
+    """``x`` with ``y`` added to ``x[index]``."""
+    return discharge._addupdate_discharge(x, y, leaves, tree)

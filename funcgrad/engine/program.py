@@ -26,18 +26,24 @@ def independent_of(program: ClosedJaxpr, inputs: Collection[int]) -> set[Var]:
 
 
 def slice_program(
-    program: ClosedJaxpr, wanted: Sequence[Any], given: Sequence[Var] = (), *, effects: bool = False
+    program: ClosedJaxpr, wanted: Sequence[Any], given: Sequence[Var] = (), *, effects: bool = False, refs: bool = False
 ) -> ClosedJaxpr:
     """The part of ``program`` that computes the variables ``wanted``, taking ``given`` after its own inputs.
 
-    What lies behind a given variable is not computed. Side effects are left out unless ``effects``.
+    What lies behind a given variable is not computed. Side effects are left out unless ``effects``, writes to the
+    references among the inputs unless ``refs``.
     """
+    inputs = {*program.jaxpr.constvars, *program.jaxpr.invars}
     needed = {v for v in wanted if type(v) is not Literal}
+    written = {v for v in inputs if refs and _jax.is_ref(v.aval)}
     given_set = set(given)
     eqns = []
     for eqn in reversed(program.jaxpr.eqns):
         live = [v in needed and v not in given_set for v in eqn.outvars]
-        if any(live) or (effects and eqn.effects):
+        touched = references(eqn)
+        writes = eqn.primitive is not _jax.get_p and not written.isdisjoint(touched)
+        if any(live) or writes or (effects and eqn.effects):
+            written.update(touched - inputs)
             needed.update(x for x in eqn.invars if type(x) is not Literal)
             outvars = [v if is_live else _jax.DropVar(v.aval) for v, is_live in zip(eqn.outvars, live, strict=True)]
             eqns.append(eqn.replace(outvars=outvars))
@@ -45,9 +51,26 @@ def slice_program(
         invars=[*program.jaxpr.invars, *given],
         outvars=list(wanted),
         eqns=eqns[::-1],
-        effects=program.jaxpr.effects if effects else _jax.no_effects,
+        effects=program.jaxpr.effects if effects else _jax.ref_effects(program.jaxpr.effects),
     )
     return program.replace(jaxpr=jaxpr)
+
+
+def references(eqn) -> set[Var]:
+    """The references that an equation takes."""
+    return {x for x in eqn.invars if type(x) is not Literal and _jax.is_ref(x.aval)}
+
+
+def read_outside(program: ClosedJaxpr) -> list[Var]:
+    """The variables computed from what references from outside hold, which at another time is another thing."""
+    outside = {v for v in (*program.jaxpr.constvars, *program.jaxpr.invars) if _jax.is_ref(v.aval)}
+    found: list[Var] = []
+    for eqn in program.jaxpr.eqns if outside else ():
+        touched = references(eqn)
+        if not outside.isdisjoint(touched):
+            outside |= touched
+            found.extend(v for v in eqn.outvars if not isinstance(v, _jax.DropVar))
+    return found
 
 
 def evaluate(program: ClosedJaxpr, *args: Any) -> list[Any]:

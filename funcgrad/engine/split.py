@@ -41,11 +41,15 @@ class Split:
     ``forward`` takes the inputs that have values and returns the outputs that have values, then new residuals.
     ``out_active`` says which outputs depend on an active input, ``out_known`` which have a value. ``sources`` says
     where each residual comes from: ``("in", i)`` an input, ``("out", i)`` an output, ``("new", i)`` a new residual.
+
+    An input may be a reference. ``refs`` are the active ones, ``written`` those among them that get a new content; the
+    backward half takes the cotangents of all their last contents after those of the outputs.
     """
 
     __slots__ = (
         "_backwards", "_debug_info", "_in_slots", "_out_slots", "_skeleton",
-        "active_in", "forward", "in_avals", "out_active", "out_avals", "out_known", "sources",
+        "active_in", "ct_avals", "forward", "in_avals", "out_active", "out_avals", "out_known", "refs", "sources",
+        "written",
     )  # fmt: skip
 
     def __init__(self, jaxpr: ClosedJaxpr, activity: Sequence[Activity], rules: Any):
@@ -53,6 +57,9 @@ class Split:
         known = [a is not Activity.TANGENT for a in activity]
         self.active_in = [a is not Activity.NONE for a in activity]
         self.out_avals = jaxpr.out_avals
+        self.refs = [i for i, v in enumerate(in_avals) if self.active_in[i] and _jax.is_ref(v)]
+        #: The types of the cotangents that the backward half takes.
+        self.ct_avals = [_jax.ct_type(aval) for aval in (*self.out_avals, *(in_avals[i] for i in self.refs))]
         self._debug_info = jaxpr.jaxpr.debug_info
         self._backwards: dict[tuple, tuple[ClosedJaxpr, list[bool]]] = {}
 
@@ -69,12 +76,14 @@ class Split:
                     in_slots.append(tracer.slot if active else None)
                     args.append(tracer)
                 outs = run(tape, jaxpr, args)
+                contents = [tape.strip(args[i])[1] for i in self.refs]
                 del args
             stripped = [tape.strip(x) for x in outs]
-            recording = Recording.of(tape, [slot for _, slot in stripped])
+            self.written = [i for i, slot in zip(self.refs, contents, strict=True) if slot != in_slots[i]]
+            self._out_slots = [*(slot for _, slot in stripped), *contents]
+            recording = Recording.of(tape, self._out_slots)
             leaves, self._skeleton = recording.flatten(lambda x: _jax.is_tracer(x) and not isinstance(x, TapeTracer))
             self._in_slots = in_slots
-            self._out_slots = [slot for _, slot in stripped]
             self.out_known = [type(x) is not Zero for x, _ in stripped]
             known_outs = [x for x, _ in stripped if type(x) is not Zero]
             new: list[Any] = []
@@ -83,14 +92,14 @@ class Split:
 
         values_in = [aval for aval, k in zip(in_avals, known, strict=True) if k]
         self.forward = _jax.trace_to_jaxpr(forward, values_in, self._debug_info)
-        self.out_active = [slot is not None for slot in self._out_slots]
+        self.out_active = [slot is not None for slot in self._out_slots[: len(self.out_avals)]]
 
     def residuals(self, known_ins: Sequence[Any], known_outs: Sequence[Any], new: Sequence[Any]) -> tuple[Any, ...]:
         places = {"in": known_ins, "out": known_outs, "new": new}
         return tuple([places[kind][i] for kind, i in self.sources])
 
     def backward(self, residual_avals: Sequence[Any], ct_avals: tuple[Any, ...]) -> tuple[ClosedJaxpr, list[bool]]:
-        """The backward half for output cotangents of the types ``ct_avals``, None where one is zero.
+        """The backward half for cotangents of the types ``ct_avals``, None where one is zero.
 
         Returns a program from residuals and the cotangents that are not zero to cotangents of the active inputs, and
         which of the active inputs get one.
@@ -141,6 +150,11 @@ def run(tape: Tape, jaxpr: ClosedJaxpr, args: Sequence[Any], *, inlined: bool = 
     return [x.val if type(x) is Literal else env[x] for x in jaxpr.jaxpr.outvars]
 
 
+def written_refs(halves: Any, tracers: Sequence[Any]) -> list[Any]:
+    """The tracers of the references that a program takes, None for one that it does not write to."""
+    return [tracers[i] if i in halves.written else None for i in halves.refs]
+
+
 def source_of(leaf: Any, ins: Sequence[Any], outs: Sequence[Any], new: list[Any]) -> tuple[str, int]:
     for kind, places in (("in", ins), ("out", outs)):
         for i, x in enumerate(places):
@@ -150,9 +164,9 @@ def source_of(leaf: Any, ins: Sequence[Any], outs: Sequence[Any], new: list[Any]
     return "new", len(new) - 1
 
 
-def typed_cotangents(cts: Sequence[Any], out_avals: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:
-    """Cotangents of a program's outputs in the very types it expects, and those types; None where one is zero."""
-    avals = tuple([None if ct is None else aval.to_ct_aval() for ct, aval in zip(cts, out_avals, strict=True)])
+def typed_cotangents(cts: Sequence[Any], ct_avals: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:
+    """Cotangents in the very types a backward half expects, and those types; None where one is zero."""
+    avals = tuple([None if ct is None else aval for ct, aval in zip(cts, ct_avals, strict=True)])
     return [None if ct is None else _jax.match(ct, aval) for ct, aval in zip(cts, avals, strict=True)], avals
 
 

@@ -16,7 +16,7 @@ transposition rules exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from jax.core import AbstractValue, Trace, Tracer
@@ -188,6 +188,20 @@ class Tape(Trace):
         source = _jax.current_source() if self.keeps_source else None
         self.nodes.append(Node(rule, primitive, params, static, residuals, parents, avals, slots, source))
         return results if multiple else results[0]
+
+    def write(self, refs: Iterable[TapeTracer | None]) -> None:
+        """Make new contents of the references ``refs`` outputs of the last node; None for one it leaves as it was.
+
+        A slot stands for one content of a reference, so on the way back a write is an operation like any other: it
+        takes the cotangent of the content after it to that of the content before.
+        """
+        for ref in refs:
+            if ref is None:
+                self.nodes[-1].outs.append(None)
+            else:
+                ref.slot = self.slots
+                self.nodes[-1].outs.append(self.slots)
+                self.slots += 1
 
     def stage_value(self, val):
         primal, slot = self.strip(val)

@@ -43,7 +43,7 @@ def exp_difference(x, y):
 
 
 class ByScan(Formula):
-    """A formula for a value that an associative scan computes: where a scan is needed anyway it is the faster of the two."""
+    """A formula for a value that an associative scan computes, which takes XLA a fraction of the primitive's time."""
 
     def __init__(self, combine, function):
         super().__init__([function], {}, broadcasts=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from funcgrad import _jax
 
 
 def const(like: Any, value: Any) -> np.ndarray:
-    """A scalar of ``like``'s dtype; ``lax`` broadcasts it."""
-    return np.array(value, like.dtype)
+    """A scalar of ``like``'s dtype, weak if that is; ``lax`` broadcasts it."""
+    scalar = np.array(value, like.dtype)
+    return _jax.weak_scalar(scalar) if getattr(like, "weak_type", False) else scalar
 
 
 def zeros_like(x: Any) -> Any:
@@ -54,3 +56,27 @@ def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
         return lax.broadcast(x, shape)
     kept = [i for i, (n, m) in enumerate(zip(x.shape, shape, strict=True)) if n == m]
     return lax.broadcast_in_dim(lax.reshape(x, [x.shape[i] for i in kept]), shape, kept)
+
+
+# Of the operations that nearly every pullback makes, the thin forms: what they are given is in canonical form already, and
+# the checks of their lax namesakes cost more than the operation.
+
+
+def reshaped(x: Any, aval: Any) -> Any:
+    """``x`` in the shape, and where shardings are types the sharding, of ``aval``."""
+    return lax.reshape_p.bind(x, new_sizes=aval.shape, dimensions=None, sharding=_jax.explicit_sharding(aval))
+
+
+def transposed(x: Any, permutation: Sequence[int]) -> Any:
+    return lax.transpose_p.bind(x, permutation=tuple(permutation))
+
+
+def summed(x: Any, axes: Sequence[int]) -> Any:
+    return lax.reduce_sum_p.bind(x, axes=tuple(axes), out_sharding=None)
+
+
+def inverse(permutation: Sequence[int]) -> tuple[int, ...]:
+    places = [0] * len(permutation)
+    for i, d in enumerate(permutation):
+        places[d] = i
+    return tuple(places)

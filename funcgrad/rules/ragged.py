@@ -50,11 +50,9 @@ class Names(NamedTuple):
 
     def renamed(self, x: list, y: list) -> Names:
         """The same with the dimensions of the operands called ``x`` and ``y``."""
-        new = {
-            **{("x", d): name for d, name in enumerate(x)},
-            **{("y", d): name for d, name in enumerate(y)},
-            GROUP: GROUP,
-        }
+        new: dict = {("x", d): name for d, name in enumerate(x)}
+        new.update({("y", d): name for d, name in enumerate(y)})
+        new[GROUP] = GROUP
         return Names(x, y, [new[n] for n in self.out], [new[n] for n in self.sizes], new[self.ragged])
 
 

@@ -15,8 +15,9 @@ from funcgrad.rules.table import formula, no_derivative
 
 def spread(ct, aval, axes):
     """A reduced value repeated along the axes it was reduced over."""
-    kept = [d for d in range(len(aval.shape)) if d not in axes]
-    return lax.broadcast_in_dim(ct, aval.shape, kept, out_sharding=_jax.explicit_sharding(aval))
+    kept = tuple([d for d in range(len(aval.shape)) if d not in axes])
+    sharding = _jax.explicit_sharding(aval)
+    return lax.broadcast_in_dim_p.bind(ct, shape=aval.shape, broadcast_dimensions=kept, sharding=sharding)
 
 
 def chosen(x, out, x_aval, *, axes):

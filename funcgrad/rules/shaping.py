@@ -7,23 +7,23 @@ from jax import lax
 from jax.extend.core import primitives as p
 
 from funcgrad import _jax
-from funcgrad.rules.numbers import const, full_like
+from funcgrad.rules.numbers import const, full_like, inverse, reshaped, summed, transposed
 from funcgrad.rules.table import formula, joint, no_derivative
 
 
 def unreshape(ct, x_aval, *, dimensions):
     if dimensions is None:
-        return lax.reshape(ct, x_aval.shape, out_sharding=_jax.explicit_sharding(x_aval))
+        return reshaped(ct, x_aval)
     shape = [x_aval.shape[d] for d in dimensions]
-    return lax.transpose(lax.reshape(ct, shape), np.argsort(dimensions))
+    return transposed(lax.reshape(ct, shape), inverse(dimensions))
 
 
 def unbroadcast_in_dim(ct, x_aval, *, shape, broadcast_dimensions):
     """Sum over the dimensions that were added or stretched."""
     stretched = [d for d, n in zip(broadcast_dimensions, x_aval.shape, strict=True) if n == 1 and shape[d] != 1]
     axes = [d for d in range(len(shape)) if d not in broadcast_dimensions or d in stretched]
-    ct = lax.reduce_sum(ct, axes) if axes else ct
-    return lax.reshape(ct, x_aval.shape, out_sharding=_jax.explicit_sharding(x_aval)) if stretched else ct
+    ct = summed(ct, axes) if axes else ct
+    return reshaped(ct, x_aval) if stretched else ct
 
 
 def untile(ct, x_aval, *, reps):
@@ -74,7 +74,7 @@ def select_n(ct, x, active):
 rules = {
     lax.reshape_p: formula(unreshape),
     lax.squeeze_p: formula(lambda ct, *, dimensions: lax.expand_dims(ct, dimensions)),
-    lax.transpose_p: formula(lambda ct, *, permutation: lax.transpose(ct, np.argsort(permutation))),
+    lax.transpose_p: formula(lambda ct, *, permutation: transposed(ct, inverse(permutation))),
     lax.rev_p: formula(lambda ct, *, dimensions: lax.rev(ct, dimensions)),
     lax.broadcast_in_dim_p: formula(unbroadcast_in_dim),
     lax.tile_p: formula(untile),

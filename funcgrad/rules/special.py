@@ -89,12 +89,17 @@ LARGE = 16.0
 STIRLING = [1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360]
 
 
+def stirling_series(a):
+    """log Γ(a + 1) - log(√(2πa) (a/e)^a) for large a, its value at ``LARGE`` for small a"""
+    a = lax.max(a, const(a, LARGE))
+    return div(power_series(lax.integer_pow(a, -2), STIRLING), a)
+
+
 def stirling_error(a):
-    """log Γ(a + 1) - log(√(2πa) (a/e)^a)"""
+    """The same for any a."""
     stirling = add(sub(mul(add(a, const(a, 0.5)), log(a)), a), const(a, math.log(2 * math.pi) / 2))
     small = sub(lax.lgamma(add(a, const(a, 1))), stirling)
-    large = div(power_series(lax.integer_pow(a, -2), STIRLING), a)
-    return lax.select(lax.gt(a, const(a, LARGE)), large, small)
+    return lax.select(lax.gt(a, const(a, LARGE)), stirling_series(a), small)
 
 
 def deviance(a, m):
@@ -109,8 +114,9 @@ def deviance(a, m):
 
 def with_value(x, where, value):
     """``x``, and its derivative, with ``value`` in its place where the mask holds."""
-    kept = lax.select(where, sub(x, lax.stop_gradient(x)), x)
-    return add(kept, lax.select(where, lax.stop_gradient(value), full_like(x, 0)))
+    zero = full_like(x, 0)
+    kept = sub(x, lax.stop_gradient(lax.select(where, x, zero)))
+    return add(kept, lax.select(where, lax.stop_gradient(value), zero))
 
 
 def finite_bound(x):
@@ -125,7 +131,7 @@ def gamma_density(a, x):
     a, x = lax.min(a, bound), lax.min(x, bound)
     plain = sub(times_log(sub(a, const(a, 1)), x), add(x, lax.lgamma(a)))
     scale = sub(mul(const(a, 0.5), log(mul(a, const(a, 0.5 / math.pi)))), log(x))
-    saddle = sub(scale, add(stirling_error(a), deviance(a, x)))
+    saddle = sub(scale, add(stirling_series(a), deviance(a, x)))
     cancels = lax.bitwise_and(lax.gt(a, const(a, LARGE)), lax.gt(x, const(x, 1)))
     return exp(with_value(plain, cancels, saddle))
 
@@ -149,8 +155,7 @@ def beta_density(a, b, x):
 
 def trigamma(x):
     """ψ'(x), for negative x by reflection: (π / sin πx)² - ψ'(1 - x). The primitive is infinite below -9."""
-    # Beyond 1/ε every number is an integer, a pole.
-    reflected = lax.bitwise_and(lax.lt(x, const(x, 0)), lax.gt(x, const(x, -1 / jnp.finfo(x.dtype).eps)))
+    reflected = lax.bitwise_and(lax.lt(x, const(x, 0)), lax.is_finite(x))
     value = lax.polygamma(full_like(x, 1), lax.select(reflected, sub(const(x, 1), x), x))
     from_pole = lax.select(reflected, sub(x, lax.round(x)), full_like(x, 0.5))
     squared = lax.square(div(const(x, math.pi), lax.sin(mul(const(x, math.pi), from_pole))))

@@ -18,17 +18,19 @@ forward, by the function of that name given as keyword: ``formula(lambda ct, mas
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jax import lax
+import jax
 from jax.core import AbstractValue
 from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
 from funcgrad.engine.tape import Node, Tape, typeof_or_zero
 from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.rules.numbers import reshaped, summed
 
 SCALARS: Any = (bool, int, float, complex)
 
@@ -161,17 +163,17 @@ def unbroadcast(ct: Any, aval: Any) -> Any:
     shape, ct_shape = aval.shape, ct.shape
     if shape != ct_shape:
         if not shape:
-            ct = lax.reduce_sum_p.bind(ct, axes=tuple(range(len(ct_shape))), out_sharding=None)
+            ct = summed(ct, range(len(ct_shape)))
         else:
             axes = [i for i, (n, m) in enumerate(zip(shape, ct_shape, strict=True)) if n != m]
-            ct = lax.reshape(lax.reduce_sum(ct, axes), shape, out_sharding=_jax.explicit_sharding(aval))
+            ct = reshaped(summed(ct, axes), aval)
     return ct
 
 
 class Plan:
     """A formula rule for one choice of active operands: what to save, and what to call with it."""
 
-    __slots__ = ("broadcasts", "calls", "names", "savers")
+    __slots__ = ("arrays", "broadcasts", "calls", "fuses", "names", "savers")
 
     def __init__(self, rule: Formula, active: tuple[bool, ...]):
         names: list[str] = []
@@ -186,13 +188,27 @@ class Plan:
             self.calls.append(None if signature is None else (signature, picks))
         self.names = tuple(names)
         self.savers = [Saver(name, rule.derived, TAKE) for name in names]
+        self.arrays = [i for i, name in enumerate(names) if not name.endswith("_aval")]
         self.broadcasts = rule.broadcasts
+        self.fuses = rule.fuses
 
     def pullback(self, node: Node, cts: Sequence[Any]) -> list[Any]:
         (ct,) = cts
-        residuals, params = node.residuals, node.params
+        residuals = node.residuals
+        if self.fuses:
+            arrays = [ct, *[residuals[i] for i in self.arrays]]
+            if _jax.runs_eagerly(arrays):
+                types = tuple([aval for i, aval in enumerate(residuals) if i not in self.arrays])
+                shapes = tuple([aval.shape for aval in node.avals]) if self.broadcasts else ()
+                fused = fuse(self, tuple(node.params.items()), types, shapes)
+                if fused is not None:
+                    return fused(*arrays)
+        return self.apply(ct, residuals, node.params, node.avals)
+
+    def apply(self, ct: Any, residuals: Sequence[Any], params: Mapping[str, Any], avals: Sequence[Any]) -> list[Any]:
+        """A cotangent, or None, for each active operand. Of ``avals``, the operands' types, only shapes are read."""
         pulled: list[Any] = []
-        for call, aval in zip(self.calls, node.avals, strict=True):
+        for call, aval in zip(self.calls, avals, strict=True):
             if call is None:
                 pulled.append(None)
                 continue
@@ -204,10 +220,34 @@ class Plan:
         return pulled
 
 
+@functools.lru_cache(maxsize=8192)
+def fuse(plan: Plan, params: tuple, types: tuple, shapes: tuple) -> Callable | None:
+    """A pullback compiled as one, for eager use: its dispatch costs as much as that of each operation in it.
+
+    ``types`` are the residuals that are types, ``shapes`` those of the operands if they were broadcast.
+    """
+
+    def pull(ct, *arrays):
+        rest, kept = iter(arrays), iter(types)
+        residuals = [next(rest) if i in plan.arrays else next(kept) for i in range(len(plan.names))]
+        avals = [jax.ShapeDtypeStruct(shape, ct.dtype) for shape in shapes] if plan.broadcasts else plan.calls
+        return plan.apply(ct, residuals, dict(params), avals)
+
+    return jax.jit(pull)
+
+
 class Formula(Rule):
     """One function per operand; None for an operand without derivative."""
 
-    def __init__(self, functions: Sequence[Callable | None], derived: Mapping[str, Callable], broadcasts: bool):
+    def __init__(
+        self,
+        functions: Sequence[Callable | None],
+        derived: Mapping[str, Callable],
+        broadcasts: bool,
+        fuses: bool = True,
+    ):
+        #: Whether it may be compiled for eager use: a user's own formula may look at values.
+        self.fuses = fuses
         self.derived = {name: Signature.read(f, list(TAKE)) for name, f in derived.items()}
         known = [*TAKE, *derived]
         self.signatures = tuple([None if f is None else Signature.read(f, known, ("ct",)) for f in functions])
@@ -368,7 +408,7 @@ def as_rule(rule: Any) -> Rule:
     if isinstance(rule, Rule):
         return rule
     if callable(rule):
-        return broadcasting(rule)
+        rule = [rule]
     if isinstance(rule, Sequence) and not isinstance(rule, str):
-        return broadcasting(*rule)
+        return Formula(rule, {}, broadcasts=True, fuses=False)
     raise TypeError(f"a rule is a function, a sequence of functions (one per operand) or a Rule; got {rule!r}")

@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, set_current_trace
 
 from funcgrad import _jax
 from funcgrad.engine.program import evaluate
-from funcgrad.engine.split import Activity, split, typed_cotangents
+from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero, instantiate
 from funcgrad.rules.table import Rule
@@ -34,11 +34,13 @@ class Cond(Rule):
         residuals = (index, *[places[kind][i] for kind, i in halves.sources])
         if linear:
             outs = [Zero(_jax.typeof(x)) if a else x for x, a in zip(outs, halves.out_active, strict=True)]
-        return tape.emit(self, primitive, params, halves, residuals, tracers, outs, active=halves.out_active)
+        outs = tape.emit(self, primitive, params, halves, residuals, tracers, outs, active=halves.out_active)
+        tape.write(written_refs(halves, tracers[1:]))
+        return outs
 
     def pullback(self, node, cts):
         halves = node.static
-        cts, ct_avals = typed_cotangents(cts, halves.out_avals)
+        cts, ct_avals = typed_cotangents(cts, halves.ct_avals)
         branches, mask = halves.backward(ct_avals)
         nonzero = [ct for ct in cts if ct is not None]
         results = iter(node.primitive.bind(*node.residuals, *nonzero, **{**node.params, "branches": branches}))
@@ -55,6 +57,8 @@ class CondHalves:
         self.num_outs = len(self.out_avals)
         self.splits = [split(branch, tuple(activity), rules) for branch in branches]
         self.out_active = [any(flags) for flags in zip(*(s.out_active for s in self.splits), strict=True)]
+        self.refs, self.ct_avals = self.splits[0].refs, self.splits[0].ct_avals
+        self.written = {i for s in self.splits for i in s.written}
         self._backwards: dict[tuple, tuple[tuple[ClosedJaxpr, ...], list[bool]]] = {}
         self._lay_out(branches)
 
@@ -112,7 +116,7 @@ class CondHalves:
             for s, places in zip(self.splits, self.places, strict=True)
         ]
         mask = [any(flags) for flags in zip(*(m for _, m in halves), strict=True)]
-        operands = [aval.to_ct_aval() for aval, a in zip(self.splits[0].in_avals, self.active, strict=True) if a]
+        operands = [_jax.ct_type(aval) for aval, a in zip(self.splits[0].in_avals, self.active, strict=True) if a]
         wanted = [(i, aval) for i, aval in enumerate(operands) if mask[i]]
         in_avals = [*self.avals, *(aval for aval in ct_avals if aval is not None)]
 

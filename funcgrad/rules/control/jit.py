@@ -6,7 +6,7 @@ from jax.extend.core import set_current_trace
 from jax.extend.core.primitives import jit_p
 
 from funcgrad import _jax
-from funcgrad.engine.split import Activity, activity_of, run, split, typed_cotangents
+from funcgrad.engine.split import Activity, activity_of, run, split, typed_cotangents, written_refs
 from funcgrad.engine.zero import Zero, instantiate
 from funcgrad.rules.table import Rule
 
@@ -41,18 +41,22 @@ class Jit(Rule):
         residuals = halves.residuals(values, results[:count], results[count:])
         rest = iter(results)
         outs = [next(rest) if k else Zero(aval) for k, aval in zip(halves.out_known, halves.out_avals, strict=True)]
-        return tape.emit(self, primitive, params, halves, residuals, tracers, outs, active=halves.out_active)
+        outs = tape.emit(self, primitive, params, halves, residuals, tracers, outs, active=halves.out_active)
+        tape.write(written_refs(halves, tracers))
+        return outs
 
     def pullback(self, node, cts):
         halves, params = node.static, node.params
-        cts, ct_avals = typed_cotangents(cts, halves.out_avals)
+        cts, ct_avals = typed_cotangents(cts, halves.ct_avals)
         backward, mask = halves.backward(list(map(_jax.typeof, node.residuals)), ct_avals)
         nonzero = [ct is not None for ct in cts]
         count = len(node.residuals)
 
-        def backward_param(name: str, from_outputs: str | None, filler):
-            cts_in = keep(params[from_outputs], nonzero) if from_outputs else (filler,) * sum(nonzero)
-            return (filler,) * count + cts_in
+        def backward_param(inputs: str, outputs: str | None, filler):
+            if outputs is None:
+                return (filler,) * (count + sum(nonzero))
+            of_cts = (*params[outputs], *(params[inputs][i] for i in halves.refs))
+            return (filler,) * count + keep(of_cts, nonzero)
 
         results = iter(
             jit_p.bind(

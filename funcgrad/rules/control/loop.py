@@ -123,7 +123,7 @@ class While(Rule):
 
     def pullback(self, node, cts):
         halves, active, cond_consts = node.static
-        cts, _ = typed_cotangents(cts, halves.out_avals)
+        cts, _ = typed_cotangents(cts, halves.split.ct_avals)
         carry = [
             _jax.zeros(aval.to_ct_aval()) if ct is None else ct
             for ct, aval, a in zip(cts, halves.out_avals, halves.carry_active, strict=True)

@@ -15,11 +15,11 @@ from jax.extend.core import ClosedJaxpr, Literal, Var, set_current_trace
 from jax.extend.core.primitives import remat_p
 
 from funcgrad import _jax
-from funcgrad.engine.program import evaluate, slice_program
-from funcgrad.engine.split import Activity, split, typed_cotangents
+from funcgrad.engine.program import evaluate, read_outside, slice_program
+from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero, instantiate
-from funcgrad.rules.control.saving import expose, inline_jits, round_saved
+from funcgrad.rules.control.saving import Saved, expose, inline_jits, round_saved
 from funcgrad.rules.table import Rule
 
 
@@ -43,11 +43,13 @@ class Remat(Rule):
         residuals = (*(primals[i] for i in halves.used_inputs), *kept)
         if linear:
             outs = [Zero(_jax.typeof(x)) if a else x for x, a in zip(outs, halves.split.out_active, strict=True)]
-        return tape.emit(self, primitive, params, halves, residuals, tracers, outs, active=halves.split.out_active)
+        outs = tape.emit(self, primitive, params, halves, residuals, tracers, outs, active=halves.split.out_active)
+        tape.write(written_refs(halves.split, tracers))
+        return outs
 
     def pullback(self, node, cts):
         halves, params = node.static, node.params
-        cts, ct_avals = typed_cotangents(cts, halves.split.out_avals)
+        cts, ct_avals = typed_cotangents(cts, halves.split.ct_avals)
         count = len(halves.used_inputs)
         kept = [fetch(x) for fetch, x in zip(halves.fetch, node.residuals[count:], strict=True)]
         operands = [*node.residuals[:count], *kept, *(ct for ct in cts if ct is not None)]
@@ -77,6 +79,7 @@ class RematHalves:
         fed = forward
         if policy is not None:
             forward, fed, saved = expose(inline_jits(forward), policy)
+        saved = {**dict.fromkeys(read_outside(forward), Saved(None, None)), **saved}
         jaxpr = forward.jaxpr
         groups = {"in": jaxpr.invars, "out": jaxpr.outvars, "new": jaxpr.outvars[self.num_outs :]}
         wanted = [groups[kind][i] for kind, i in self.split.sources]

@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Literal, set_current_trace
 from funcgrad import _jax
 from funcgrad.engine.program import evaluate, fixpoint, independent_of, slice_program, with_outputs
 from funcgrad.engine.recording import accumulate
-from funcgrad.engine.split import Activity, split, typed_cotangents
+from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero, instantiate
 from funcgrad.rules.table import Rule
@@ -37,22 +37,26 @@ class Scan(Rule):
         residuals = tuple([places[kind][i] for kind, i in halves.sources])
         if linear:
             outs = [Zero(_jax.typeof(x)) if a else x for x, a in zip(outs, halves.out_active, strict=True)]
-        return tape.emit(self, primitive, params, (halves, active), residuals, tracers, outs, active=halves.out_active)
+        static = (halves, active)
+        outs = tape.emit(self, primitive, params, static, residuals, tracers, outs, active=halves.out_active)
+        tape.write(written_refs(halves.split, tracers))
+        return outs
 
     def pullback(self, node, cts):
         halves, active = node.static
         params = node.params
         cts = list(cts)
-        for i, aval in enumerate(halves.out_avals[: halves.num_carry]):
-            if halves.carry_active[i] and cts[i] is None:
-                cts[i] = _jax.zeros(aval.to_ct_aval())
-        cts, ct_avals = typed_cotangents(cts, halves.out_avals)
+        for i in (*halves.carry_cts, *halves.content_cts.values()):
+            if cts[i] is None:
+                cts[i] = _jax.zeros(halves.split.ct_avals[i])
+        cts, ct_avals = typed_cotangents(cts, halves.split.ct_avals)
         backward = halves.backward(ct_avals)
         fixed = [x for x, stacked in zip(node.residuals, halves.is_stacked, strict=True) if not stacked]
         stacks = [x for x, stacked in zip(node.residuals, halves.is_stacked, strict=True) if stacked]
-        sums = [_jax.zeros(aval) for aval in backward.sum_avals]
-        carries = [ct for ct, a in zip(cts, halves.carry_active, strict=False) if a]
-        ys = [ct for ct in cts[halves.num_carry :] if ct is not None]
+        at = halves.content_cts
+        sums = [cts[at[i]] if i in at else _jax.zeros(aval) for i, aval in backward.sum_avals.items()]
+        carries = [cts[i] for i in halves.carry_cts]
+        ys = [cts[i] for i in halves.stacked_cts if cts[i] is not None]
         results = node.primitive.bind(
             *fixed, *sums, *carries, *stacks, *ys,
             **{
@@ -74,45 +78,50 @@ class Backward:
     """The backward body and where its results belong.
 
     Its operands are the residuals that do not vary; as carry the sums of the constants' cotangents and the cotangents
-    of the carry; and as elements the residuals that do, and the cotangents of ``ys``.
+    of the carry; and as elements the residuals that do, and the cotangents of ``ys``. Where a constant is a reference
+    that is written to, the cotangent of its content is carried in the place of a sum.
     """
 
     def __init__(self, halves: ScanHalves, ct_avals: tuple):
         body = halves.body
-        counts = [sum(halves.active[: halves.num_consts]), sum(halves.carry_active)]
-        const_avals = [aval.to_ct_aval() for aval, a in zip(body.in_avals, halves.active, strict=True) if a][
-            : counts[0]
-        ]
-        carry_avals = [aval for aval, a in zip(ct_avals, halves.carry_active, strict=False) if a]
-        y_avals = [aval for aval in ct_avals[halves.num_carry :] if aval is not None]
+        consts = [i for i in range(halves.num_consts) if halves.active[i]]
+        const_avals = [_jax.ct_type(body.in_avals[i]) for i in consts]
+        carry_avals = [ct_avals[i] for i in halves.carry_cts]
+        stacked_cts = [i for i in halves.stacked_cts if ct_avals[i] is not None]
+        y_avals = [ct_avals[i] for i in stacked_cts]
         residual_avals = halves.residual_avals
         fixed_avals = [aval for aval, s in zip(residual_avals, halves.is_stacked, strict=True) if not s]
         stacked_avals = [aval for aval, s in zip(residual_avals, halves.is_stacked, strict=True) if s]
-        self.has_sum = [True] * counts[0]
+        first, last = len(consts), len(consts) + len(carry_avals)
+        self.has_sum = [True] * len(consts)
         self.has_x: list[bool] = []
 
         def step(*args: Any) -> list[Any]:
             rest = iter(args)
             take = lambda avals: [next(rest) for _ in avals]  # noqa: E731
-            fixed, sums, carries = iter(take(fixed_avals)), take(const_avals), iter(take(carry_avals))
-            stacks, ys = iter(take(stacked_avals)), iter(take(y_avals))
+            fixed, sums, carries = iter(take(fixed_avals)), take(const_avals), take(carry_avals)
+            stacks, ys = iter(take(stacked_avals)), take(y_avals)
             residuals = [next(stacks) if s else next(fixed) for s in halves.is_stacked]
-            carry_cts = [next(carries) if a else None for a in halves.carry_active]
-            y_cts = [None if aval is None else next(ys) for aval in ct_avals[halves.num_carry :]]
-            pulled = halves.split.pull(residuals, [*carry_cts, *y_cts])
-            consts, carry, xs = pulled[: counts[0]], pulled[counts[0] : sum(counts)], pulled[sum(counts) :]
-            self.has_sum = [ct is not None for ct in consts]
+            cts: list[Any] = [None] * len(ct_avals)
+            contents = {at: sums[consts.index(i)] for i, at in halves.content_cts.items()}
+            known = zip((*halves.carry_cts, *stacked_cts, *contents), (*carries, *ys, *contents.values()), strict=True)
+            for i, ct in known:
+                cts[i] = ct
+            pulled = halves.split.pull(residuals, cts)
+            carry, xs = pulled[first:last], pulled[last:]
+            self.has_sum = [ct is not None or i in halves.content_cts for i, ct in zip(consts, pulled, strict=False)]
             self.has_x = [ct is not None for ct in xs]
-            sums = [accumulate(s, ct) for s, ct in zip(sums, consts, strict=True)]
-            carry = [
-                _jax.zeros(aval) if ct is None else _jax.match(ct, aval)
-                for ct, aval in zip(carry, carry_avals, strict=True)
+            sums = [
+                carried(ct, aval) if i in halves.content_cts else accumulate(s, ct)
+                for i, s, ct, aval in zip(consts, sums, pulled, const_avals, strict=False)
             ]
+            carry = [carried(ct, aval) for ct, aval in zip(carry, carry_avals, strict=True)]
             return [*sums, *carry, *(ct for ct in xs if ct is not None)]
 
         avals = [*fixed_avals, *const_avals, *carry_avals, *stacked_avals, *y_avals]
         self.body = _jax.trace_to_jaxpr(step, avals, body.jaxpr.debug_info)
-        self.sum_avals = const_avals
+        #: The types of the sums by the number of the constant.
+        self.sum_avals = dict(zip(consts, const_avals, strict=True))
         self.num_carry = len(carry_avals)
 
     def place(self, results: Sequence[Any]) -> list[Any]:
@@ -121,6 +130,10 @@ class Backward:
         carries, xs = rest[: self.num_carry], iter(rest[self.num_carry :])
         sums = [ct if has else None for ct, has in zip(sums, self.has_sum, strict=True)]
         return [*sums, *carries, *(next(xs) if has else None for has in self.has_x)]
+
+
+def carried(ct: Any, aval: Any) -> Any:
+    return _jax.zeros(aval) if ct is None else _jax.match(ct, aval)
 
 
 class ScanHalves:
@@ -142,6 +155,12 @@ class ScanHalves:
         self.split = halves_for(self.carry_active)
         self.active = (*active[:first], *self.carry_active, *active[last:])
         self.out_active = [*self.carry_active, *self.split.out_active[num_carry:]]
+        # Of the cotangents that the body's backward half takes, those of the carry, those that come in stacks, and, by
+        # the number of the constant, those of what references among the constants hold.
+        contents = {i: at for at, i in enumerate(self.split.refs, self.num_outs)}
+        self.carry_cts = [i for i, a in enumerate(self.carry_active) if a]
+        self.stacked_cts = [*range(num_carry, self.num_outs), *(at for i, at in contents.items() if i >= last)]
+        self.content_cts = {i: at for i, at in contents.items() if i < first and i in self.split.written}
         self._backwards: dict[tuple, Backward] = {}
         self._place_residuals()
 

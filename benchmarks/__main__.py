@@ -1,0 +1,64 @@
+"""``make bench``: funcgrad beside ``jax.value_and_grad``, the ratios of one run."""
+
+from __future__ import annotations
+
+import platform
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+import funcgrad as fg
+from benchmarks import layers, transformer
+from benchmarks.measure import Compiled, compare, trace
+
+
+def main() -> None:
+    console = Console()
+    device = jax.devices()[0]
+    console.print(f"jax {jax.__version__}, Python {platform.python_version()}, {device.device_kind} ({device.platform})")
+    params, tokens = transformer.example()
+    args = (params, tokens)
+    ours, theirs = fg.value_and_grad(transformer.loss), jax.value_and_grad(transformer.loss)
+    console.print(f"12-layer transformer: largest relative gradient difference {difference(ours(*args), theirs(*args)):.1e}")
+
+    table = Table("transformer", "jax.value_and_grad", "funcgrad", "ratio", "quartiles")
+    compiled, reference = Compiled.of(ours, args), Compiled.of(theirs, args)
+    rows = {
+        "tracing": compare(trace(theirs, args), trace(ours, args), 15),
+        "an eager call": compare(lambda: theirs(*args), lambda: ours(*args), 15),
+        "a compiled step": compare(reference.call, compiled.call, 101),
+    }
+    for name, c in rows.items():
+        table.add_row(
+            name, f"{1e3 * c.reference:.1f} ms", f"{1e3 * c.ours:.1f} ms", f"{c.ratio:.3f}", f"{c.low:.3f} .. {c.high:.3f}"
+        )
+    table.add_row("flops", f"{reference.flops:.4g}", f"{compiled.flops:.4g}", f"{compiled.flops / reference.flops:.4f}", "")
+    ratio = compiled.temporary / reference.temporary
+    table.add_row("temporary memory", f"{reference.temporary:,} B", f"{compiled.temporary:,} B", f"{ratio:.3f}", "")
+    console.print(table)
+
+    table = Table("equal layers through one jit", "12 layers", "48 layers", "ratio", "quartiles")
+    for name, gradient in (("funcgrad, tracing", fg.value_and_grad), ("jax.value_and_grad, tracing", jax.value_and_grad)):
+        few, many = (traced(gradient, count) for count in (12, 48))
+        c = compare(few, many, 15)
+        table.add_row(
+            name, f"{1e3 * c.reference:.1f} ms", f"{1e3 * c.ours:.1f} ms", f"{c.ratio:.2f}", f"{c.low:.2f} .. {c.high:.2f}"
+        )
+    console.print(table)
+
+
+def traced(gradient, count: int):
+    loss, args = layers.example(count)
+    return trace(gradient(loss), args)
+
+
+def difference(ours, theirs) -> float:
+    """The largest difference of two pytrees of arrays, relative to the largest entry of the leaf."""
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    return max(float(jnp.max(jnp.abs(a - b)) / (jnp.max(jnp.abs(b)) + 1e-30)) for a, b in pairs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Mutable arrays: references that are read, written and added to.
+
+A reference's slot stands for its content. Reading is the derivative of adding, and writing that of reading: going back,
+``ref_ct``, the cotangent of the content after an operation, becomes that of the content before it, and what was written
+gets what it finds there.
+
+    y = ref[i]                 ref_ct[i] += y_ct
+    ref[i], y = x, ref[i]      x_ct = ref_ct[i];  ref_ct[i] = y_ct
+    ref[i] += x                x_ct = ref_ct[i]
+    ref = new_ref(x)           x_ct = ref_ct
+    y = freeze(ref)            ref_ct = y_ct
+
+A reference made on the tape has a slot from the start, since it cannot be told what will be written to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax.extend.core import set_current_trace, take_current_trace
+
+from funcgrad import _jax
+from funcgrad.engine.recording import Recording, accumulate
+from funcgrad.engine.tape import Tape, is_differentiable, typeof_or_zero
+from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.rules.table import Rule, abstract_outputs
+
+
+def run(tape: Tape, primitive, primals, params, linear: bool) -> Any:
+    """The outputs in the parent trace; along tangents, the zeros of their types."""
+    if not linear:
+        return primitive.bind_with_trace(tape.parent, primals, [_jax.typeof(x) for x in primals], params)
+    outs = [Zero(aval) for aval in abstract_outputs(primitive, primals, params)]
+    return outs if primitive.multiple_results else outs[0]
+
+
+def inactive(outs: Any) -> Any:
+    return [instantiate(x) for x in outs] if type(outs) in (list, tuple) else instantiate(outs)
+
+
+class New(Rule):
+    """``new_ref(x)`` and ``empty_ref()``."""
+
+    formula = "x_ct = ref_ct"
+    always = True
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        ref = run(tape, primitive, primals, params, linear)
+        if not is_differentiable(ref) or _jax.never_differentiated(typeof_or_zero(ref)):
+            return ref
+        if not any(t is not None for t in tracers):
+            return tape.activate(ref)
+        return tape.emit(self, primitive, params, None, (), tracers, ref)
+
+    def pullback(self, node, cts):
+        return cts
+
+
+class Access(Rule):
+    """An operation on ``ref[index]``: ``operands`` are the values it takes, after the reference and before the index."""
+
+    def __init__(self, operands: int):
+        self.operands = operands
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        outs = run(tape, primitive, primals, params, linear)
+        ref, first = tracers[0], 1 + self.operands
+        if _jax.never_differentiated(typeof_or_zero(primals[0])):
+            return inactive(outs)
+        if ref is None:
+            raise ValueError(
+                f"'{primitive}' stores a value that depends on what is differentiated in a reference of type "
+                f"{_jax.typeof(primals[0]).str_short()} that does not. Move the array reference to be an argument of "
+                "the differentiated function."
+            )
+        static = (tape.rules, tracers[1] is not None if self.operands else False)
+        return self.emit(tape, primitive, params, static, tuple(primals[first:]), tracers[:first], outs)
+
+    def emit(self, tape, primitive, params, static, index, tracers, outs):
+        outs = tape.emit(self, primitive, params, static, index, tracers, outs)
+        tape.write(tracers[:1])
+        return outs
+
+
+class Get(Access):
+    formula = "ref_ct[index] += ct"
+
+    def emit(self, tape, primitive, params, static, index, tracers, outs):
+        outs = tape.emit(self, primitive, params, static, index, tracers, outs)
+        if _jax.indices_of(params["tree"], index):
+            # So that the way back adds to the cotangent in place, and not to it an array of zeros but for one element.
+            tape.write(tracers[:1])
+        return outs
+
+    def pullback(self, node, cts):
+        ct, *content = cts
+        if not content:
+            return [ct]
+        if ct is None:
+            return content
+        return [added(content[0], ct, _jax.ct_type(node.avals[0]), node.params["tree"], node.residuals, node.static[0])]
+
+
+class Swap(Access):
+    formula = "x_ct = ref_ct[index]; ref_ct[index] = ct"
+
+    def pullback(self, node, cts):
+        ct, content = cts
+        tree, index, (_, has_x) = node.params["tree"], node.residuals, node.static
+        aval = _jax.ct_type(node.avals[0])
+        if not _jax.indices_of(tree, index):
+            return [ct, content] if has_x else [ct]
+        if content is None:
+            return [added(None, ct, aval, tree, index, node.static[0]), *[None] * has_x]
+        if ct is None:
+            ct = _jax.zeros(_jax.typeof(_jax.read_at(content, tree, index)))
+        x_ct, content = _jax.replace_at(content, ct, tree, index)
+        return [content, x_ct] if has_x else [content]
+
+
+class AddUpdate(Access):
+    formula = "x_ct = ref_ct[index]"
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        if tracers[0] is not None and tracers[1] is None:
+            # The derivative does not depend on a constant that is added.
+            run(tape, primitive, primals, params, linear)
+            return []
+        return super().record(tape, primitive, primals, tracers, params, linear)
+
+    def pullback(self, node, cts):
+        (content,) = cts
+        return [content, _jax.read_at(content, node.params["tree"], node.residuals)]
+
+
+def added(content: Any, ct: Any, aval: Any, tree: Any, index: Any, rules: Any) -> Any:
+    """``content``, of type ``aval`` and None for zeros, with ``ct`` added at an index."""
+    if len(_jax.indices_of(tree, index)) == 1:
+        return _jax.add_at(_jax.zeros(aval) if content is None else content, ct, tree, index)
+    with take_current_trace() as parent:
+        tape = Tape(parent, rules)
+        x = tape.activate(Zero(aval))
+        with set_current_trace(tape):
+            slot = tape.strip(_jax.read_at(x, tree, index))[1]
+    return accumulate(content, Recording.of(tape, [slot]).pull([(slot, ct)])[x.slot])
+
+
+class Freeze(Rule):
+    formula = "ref_ct = ct"
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        out = run(tape, primitive, primals, params, linear)
+        if _jax.is_ref(typeof_or_zero(primals[0])) and _jax.never_differentiated(typeof_or_zero(primals[0])):
+            return inactive(out)
+        return tape.emit(self, primitive, params, None, (), tracers, out)
+
+    def pullback(self, node, cts):
+        return cts
+
+
+class Free(Rule):
+    formula = "no derivative"
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        return run(tape, primitive, primals, params, linear)
+
+
+rules = {
+    **dict.fromkeys([_jax.ref_p, _jax.empty_ref_p], New()),
+    **dict.fromkeys([_jax.freeze_p, _jax.accum_grad_in_ref_p], Freeze()),
+    _jax.free_ref_p: Free(),
+    _jax.get_p: Get(0),
+    _jax.swap_p: Swap(1),
+    _jax.addupdate_p: AddUpdate(1),
+}

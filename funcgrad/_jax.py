@@ -37,6 +37,7 @@ from jax._src import (
     source_info_util,
     traceback_util,
     tree_util,
+    xla_metadata,
 )
 from jax._src import linear_util as lu
 from jax._src.interpreters import ad
@@ -328,6 +329,11 @@ def eval_inlining(program, primitive, args) -> list[Any]:
 
 # Primitives that JAX does not list as public.
 
+tie_p = lax_internal.tie_p
+stage_p = core.stage_p
+to_edtype_p = lax_internal.to_edtype_p
+from_edtype_p = lax_internal.from_edtype_p
+xla_metadata_value_p = xla_metadata.xla_metadata_value_p
 eval_jaxpr_p = lax_eval_jaxpr.eval_jaxpr_p
 remat_opt_p = custom_derivatives.remat_opt_p
 custom_vmap_p = custom_batching.custom_vmap_p
@@ -404,10 +410,14 @@ def flat_tree(*groups):
     return groups[0] if len(groups) == 1 else FlatTree.pack(groups)
 
 
-def device_varying_spec(aval, params):
-    """The layout of a value that may differ on every device of the axes that a ``shard_map`` makes manual."""
-    names = shard_map._all_newly_manual_mesh_names(params["mesh"], params["newly_manual_axes"])
-    return aval.nospec(params["mesh"], params["check_vma"], names)
+def manual_names(mesh, manual_axes) -> tuple[str, ...]:
+    """The axes that a ``shard_map``, entered here, makes manual."""
+    return shard_map._all_newly_manual_mesh_names(mesh, manual_axes)
+
+
+def device_varying_spec(aval, mesh, check_vma: bool, names: tuple[str, ...]):
+    """The layout of a value of which nothing is known but that it may differ on every device along ``names``."""
+    return aval.nospec(mesh, check_vma, names)
 
 
 def unmentioned(mesh, spec, manual_axes) -> tuple[str, ...]:
@@ -481,3 +491,6 @@ def replace_at(x, y, tree, leaves) -> tuple[Any, Any]:
 def add_at(x, y, tree, leaves):
     """``x`` with ``y`` added to ``x[index]``."""
     return discharge._addupdate_discharge(x, y, leaves, tree)
+
+InternalFloatingPointError = api_util.InternalFloatingPointError
+raise_no_nan_in_deoptimized = api_util._raise_no_nan_in_deoptimized

@@ -76,18 +76,21 @@ def right_ct(ct, x, z, y_aval, *, ragged_dot_dimension_numbers, precision, prefe
     return contract(x, names.x, ct, names.out, z, names, names.y, y_aval, **how)
 
 
+def dims(wanted, among):
+    return [among.index(name) for name in wanted]
+
+
 def contract(a, a_names, b, b_names, sizes, names, out_names, aval, *, precision, preferred_element_type):
     """The contraction of ``a`` and ``b`` to a cotangent of type ``aval`` with the dimensions ``out_names``."""
     if GROUP in a_names:
         a, a_names, b, b_names = b, b_names, a, a_names
-    shared = [name for name in names.sizes if name in a_names and name in b_names]
-    shared += [name for name in a_names if name in b_names and name not in shared]
+    if sizes.ndim > 1:
+        # Sizes that differ do so along what comes before the ragged dimension.
+        ordered = [*names.sizes[:-1], *[name for name in a_names if name not in names.sizes]]
+        a, a_names = lax.transpose(a, dims(ordered, a_names)), ordered
+    shared = [name for name in a_names if name in b_names]
     batch = [name for name in shared if name in out_names]
     contracted = [name for name in shared if name not in out_names]
-
-    def dims(wanted, among):
-        return [among.index(name) for name in wanted]
-
     numbers = lax.RaggedDotDimensionNumbers(
         dot_dimension_numbers=(
             (dims(contracted, a_names), dims(contracted, b_names)),
@@ -97,8 +100,6 @@ def contract(a, a_names, b, b_names, sizes, names, out_names, aval, *, precision
         rhs_group_dimensions=[d for d, name in enumerate(b_names) if name == GROUP],
     )
     made = Names.of(numbers, a.ndim, b.ndim).renamed(a_names, b_names)
-    if sizes.ndim > 1 and made.sizes != names.sizes:
-        raise NotImplementedError("group sizes that differ along dimensions contracted in another order than they have")
     order = dims(made.out, out_names)
     out = lax.ragged_dot_general(
         a,

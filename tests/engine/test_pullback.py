@@ -149,10 +149,10 @@ def test_arguments_among_the_residuals_are_told_apart_and_can_be_replaced():
 
 
 def test_an_argument_that_is_not_kept_is_marked():
-    _, pullback = fg.vjp(lambda x, y: jnp.sin(x) * 2 + y, V, V)
-    _, expected = jax.vjp(lambda x, y: jnp.sin(x) * 2 + y, V, V)
-    assert [type(x) for x in pullback.args_res] == [type(x) for x in expected.args_res]
-    assert not any(isinstance(x, jax.Array | np.ndarray) for x in pullback.args_res)
+    _, pullback = fg.vjp(lambda x, y: jnp.sin(x) * 2 + y, V, V + 1)
+    _, expected = jax.vjp(lambda x, y: jnp.sin(x) * 2 + y, V, V + 1)
+    x, not_needed = pullback.args_res
+    assert np.array_equal(x, V) and type(not_needed) is type(expected.args_res[1])
 
 
 def test_cotangents_can_be_added_to_references():

@@ -111,7 +111,7 @@ def contracted(x, y, sizes):
 
 def by_batch(dense, x_axis, y_axis, out_axis):
     def f(x, y):
-        xs, ys = jnp.moveaxis(x, x_axis, 0), jnp.moveaxis(y, y_axis, 0)
+        xs, ys = jnp.moveaxis(x, x_axis, 0), [y, y] if y_axis is None else jnp.moveaxis(y, y_axis, 0)
         return jnp.stack([dense(*each) for each in zip(xs, ys, SIZES_BY_BATCH, strict=True)], out_axis)
 
     return f
@@ -130,9 +130,30 @@ def by_batch(dense, x_axis, y_axis, out_axis):
         (ragged((([0], [0]), ([], [])), 0, [], SIZES), lambda x, y: contracted(x, y, SIZES), (6, 4), (6, 5)),
         (ragged((([2], [2]), ([1], [1])), 0, [0], SIZES_BY_BATCH), by_batch(kept, 1, 1, 0), (6, 2, 4), (3, 2, 4, 5)),
         (ragged((([0], [1]), ([1], [0])), 0, [], SIZES_BY_BATCH), by_batch(contracted, 1, 0, 1), (6, 2, 4), (2, 6, 5)),
+        (
+            ragged((([2], [1]), ([], [])), 1, [0], SIZES_BY_BATCH),
+            by_batch(kept, 0, None, 0),
+            (2, 6, 4),
+            (3, 4, 5),
+        ),
+        (
+            ragged((([1, 0], [1, 0]), ([], [])), 0, [], SIZES_BY_BATCH),
+            lambda x, y: by_batch(contracted, 1, 1, 0)(x, y).sum(0),
+            (6, 2, 4),
+            (6, 2, 5),
+        ),
         (ragged((([2], [1]), ([0], [0])), 0, [], SIZES), lambda x, y: x @ y, (6, 2, 4), (6, 4, 5)),
     ],
-    ids=["kept", "kept, transposed", "contracted", "kept by batch", "contracted by batch", "batch"],
+    ids=[
+        "kept",
+        "kept, transposed",
+        "contracted",
+        "kept by batch",
+        "contracted by batch",
+        "kept by row",
+        "contracted by row",
+        "batch",
+    ],
 )
 def test_ragged_contraction_has_first_and_second_derivatives_of_the_dense_one(f, dense, x, y):
     args = draw(*x), draw(*y, seed=1)

@@ -7,6 +7,7 @@ tangent, that primitive's own transposition rule pulls back.
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from typing import Any
 
 import jax
@@ -15,6 +16,9 @@ from jax.extend.core import set_current_trace
 from funcgrad import _jax
 from funcgrad.engine.zero import Zero, instantiate
 from funcgrad.rules.table import Rule, abstract_outputs
+
+
+PASS_ONE = "Pass a rule for it: rules=fg.rules.default.override({primitive: rule})."
 
 
 class Foreign(Rule):
@@ -31,12 +35,21 @@ class Foreign(Rule):
         ]
         if primitive in _jax.foreign_linearizations:
             outs, tangents_out = self.linearize(tape, primitive, primals, tangents, params)
-        else:
+        elif primitive in _jax.foreign_jvps:
             with set_current_trace(tape):
                 outs, tangents_out = _jax.foreign_jvps[primitive](primals, tangents, **params)
-        if primitive.multiple_results:
-            return [tape.with_tangent(x, t) for x, t in zip(outs, tangents_out, strict=True)]
-        return tape.with_tangent(outs, tangents_out)
+        else:
+            raise NotImplementedError(f"Differentiation rule for '{primitive}' not implemented. {PASS_ONE}")
+        if not primitive.multiple_results:
+            outs, tangents_out = [outs], [tangents_out]
+        if any(type(tape.strip(x)[0]) is Zero for x in outs):
+            raise ValueError(
+                "Linearization failed to produce known values for all output primals: the JVP rule of "
+                f"'{primitive}' computes values and tangents in one operation, so it can be used in forward mode "
+                f"only. {PASS_ONE}"
+            )
+        outs = [tape.with_tangent(x, t) for x, t in zip(outs, tangents_out, strict=True)]
+        return outs if primitive.multiple_results else outs[0]
 
     def linearize(self, tape, primitive, primals, tangents, params):
         nonzero = [not _jax.is_symbolic_zero(t) for t in tangents]
@@ -49,7 +62,7 @@ class Foreign(Rule):
         if primitive not in _jax.foreign_transposes:
             raise NotImplementedError(
                 f"Transpose rule (for reverse-mode differentiation) for '{primitive}' not implemented: it comes with "
-                "a JVP rule only. Pass a rule for it: rules=fg.rules.default.override({primitive: rule})."
+                f"a JVP rule only. {PASS_ONE}"
             )
         outs: Any = [Zero(aval) for aval in abstract_outputs(primitive, primals, params)]
         residuals = tuple([None if t is not None else x for x, t in zip(primals, tracers, strict=True)])
@@ -102,5 +115,32 @@ class Hijax(Rule):
 
 #: The fallback, for any primitive of JAX's tables that a rule table has no rule for.
 FOREIGN = Foreign()
+
+#: Of the primitives that come with JAX, those left to the fallback, and why.
+REASONS = {
+    "sparse matrices, whose rules know their layout (jax.experimental.sparse)": (
+        "bcoo_*", "bcsr_*", "coo_*", "csr_*", "spsolve", "todense",
+    ),
+    "kernels, which can be differentiated in forward mode only (jax.experimental.pallas)": (
+        "pallas_call", "mpmd_map", "masked_load", "masked_swap", "run_state",
+    ),
+    "code that is not JAX's and has no derivative: JAX's rule is its error (jax.ffi)": ("ffi_call", "buffer_callback"),
+    "programs carried for the compiler's sake (jax.experimental.compute_on, scheduling_groups, fused)": (
+        "compute_on", "xla_metadata_call", "fused_call",
+    ),
+    "arrays spread over processes (jax.experimental.multihost_utils)": (
+        "global_array_to_host_local_array", "host_local_array_to_global_array",
+    ),
+    "mutable Python objects, which JAX cannot differentiate in reverse mode either (jax.experimental.hijax)": (
+        "new_box", "box_get", "box_set", "new_log", "log_read", "log_extend",
+    ),
+    "what jax.linearize leaves of a custom_vjp function; it can only be transposed": ("custom_lin",),
+}  # fmt: skip
+
+
+def reason(primitive: Any) -> str | None:
+    """Why a primitive that comes with JAX is left to the fallback, None where that is not foreseen."""
+    name = str(primitive)
+    return next((why for why, names in REASONS.items() if any(fnmatch(name, n) for n in names)), None)
 
 rules = {_jax.call_hi_primitive_p: Hijax()}

@@ -58,21 +58,22 @@ class Jit(Rule):
             of_cts = (*params[outputs], *(params[inputs][i] for i in halves.refs))
             return (filler,) * count + keep(of_cts, nonzero)
 
-        results = iter(
-            jit_p.bind(
-                *node.residuals,
-                *(ct for ct in cts if ct is not None),
-                **{
-                    **params,
-                    "jaxpr": backward,
-                    "in_shardings": backward_param("in_shardings", "out_shardings", _jax.UNSPECIFIED),
-                    "in_layouts": backward_param("in_layouts", "out_layouts", None),
-                    "donated_invars": backward_param("donated_invars", None, False),
-                    "out_shardings": keep(keep(params["in_shardings"], halves.active_in), mask),
-                    "out_layouts": keep(keep(params["in_layouts"], halves.active_in), mask),
-                },
-            )
-        )
+        backward_params = {
+            **params,
+            "jaxpr": backward,
+            "in_shardings": backward_param("in_shardings", "out_shardings", _jax.UNSPECIFIED),
+            "in_layouts": backward_param("in_layouts", "out_layouts", None),
+            "donated_invars": backward_param("donated_invars", None, False),
+            "out_shardings": keep(keep(params["in_shardings"], halves.active_in), mask),
+            "out_layouts": keep(keep(params["in_layouts"], halves.active_in), mask),
+        }
+        try:
+            results = iter(jit_p.bind(*node.residuals, *(ct for ct in cts if ct is not None), **backward_params))
+        except _jax.InternalFloatingPointError as error:
+            # Under jax_debug_nans: run the operations one by one, so that the error is raised by the one that made it.
+            print("Invalid nan value encountered in the backward pass of a jax.jit function. Running it unjitted.")
+            halves.pull(node.residuals, cts)
+            _jax.raise_no_nan_in_deoptimized(error)
         return [next(results) if nonzero else None for nonzero in mask]
 
 

@@ -28,6 +28,7 @@ class ShardMap(Rule):
         fun, in_specs = params["fun"], params["in_specs"]
         shared = {name: params[name] for name in ("mesh", "check_vma", "newly_manual_axes")}
         shared["debug_info"] = params["debug_info"].with_unknown_names()
+        names = _jax.manual_names(params["mesh"], params["newly_manual_axes"])
         body: dict[str, Any] = {}
 
         def forward(*values: Any) -> Any:
@@ -51,7 +52,7 @@ class ShardMap(Rule):
             body["captured"] = inner.captured
             body["out_specs"] = list(out_specs)
             body["is_scalar"] = [getattr(x, "shape", None) == () for x in new]
-            body["specs"] = [_jax.device_varying_spec(_jax.typeof(x), shared) for x in new]
+            body["specs"] = [_jax.device_varying_spec(_jax.typeof(x), params["mesh"], params["check_vma"], names) for x in new]
             new = [lax.broadcast(x, (1,)) if scalar else x for x, scalar in zip(new, body["is_scalar"], strict=True)]
             return _jax.flat_tree(new, out.update(outs)).with_aux((*body["specs"], *out_specs))
 

@@ -11,17 +11,21 @@ from rich.table import Table
 
 import funcgrad as fg
 from benchmarks import layers, transformer
-from benchmarks.measure import Compiled, compare, trace
+from benchmarks.measure import Comparison, Compiled, compare, trace
 
 
 def main() -> None:
     console = Console()
     device = jax.devices()[0]
-    console.print(f"jax {jax.__version__}, Python {platform.python_version()}, {device.device_kind} ({device.platform})")
+    console.print(
+        f"jax {jax.__version__}, Python {platform.python_version()}, {device.device_kind} ({device.platform})"
+    )
     params, tokens = transformer.example()
     args = (params, tokens)
     ours, theirs = fg.value_and_grad(transformer.loss), jax.value_and_grad(transformer.loss)
-    console.print(f"12-layer transformer: largest relative gradient difference {difference(ours(*args), theirs(*args)):.1e}")
+    console.print(
+        f"12-layer transformer: largest relative gradient difference {difference(ours(*args), theirs(*args)):.1e}"
+    )
 
     table = Table("transformer", "jax.value_and_grad", "funcgrad", "ratio", "quartiles")
     compiled, reference = Compiled.of(ours, args), Compiled.of(theirs, args)
@@ -30,28 +34,28 @@ def main() -> None:
         "an eager call": compare(lambda: theirs(*args), lambda: ours(*args), 15),
         "a compiled step": compare(reference.call, compiled.call, 101),
     }
-    for name, c in rows.items():
-        table.add_row(
-            name, f"{1e3 * c.reference:.1f} ms", f"{1e3 * c.ours:.1f} ms", f"{c.ratio:.3f}", f"{c.low:.3f} .. {c.high:.3f}"
-        )
-    table.add_row("flops", f"{reference.flops:.4g}", f"{compiled.flops:.4g}", f"{compiled.flops / reference.flops:.4f}", "")
-    ratio = compiled.temporary / reference.temporary
-    table.add_row("temporary memory", f"{reference.temporary:,} B", f"{compiled.temporary:,} B", f"{ratio:.3f}", "")
+    for name, measured in rows.items():
+        table.add_row(name, *cells(measured))
+    flops = compiled.flops / reference.flops
+    table.add_row("flops", f"{reference.flops:.4g}", f"{compiled.flops:.4g}", f"{flops:.4f}", "")
+    memory = compiled.temporary / reference.temporary
+    table.add_row("temporary bytes", f"{reference.temporary:,}", f"{compiled.temporary:,}", f"{memory:.3f}", "")
     console.print(table)
 
-    table = Table("equal layers through one jit", "12 layers", "48 layers", "ratio", "quartiles")
-    for name, gradient in (("funcgrad, tracing", fg.value_and_grad), ("jax.value_and_grad, tracing", jax.value_and_grad)):
-        few, many = (traced(gradient, count) for count in (12, 48))
-        c = compare(few, many, 15)
-        table.add_row(
-            name, f"{1e3 * c.reference:.1f} ms", f"{1e3 * c.ours:.1f} ms", f"{c.ratio:.2f}", f"{c.low:.2f} .. {c.high:.2f}"
-        )
+    table = Table("tracing equal layers, one jit", "12 layers", "48 layers", "ratio", "quartiles")
+    for name, gradient in (("funcgrad", fg.value_and_grad), ("jax.value_and_grad", jax.value_and_grad)):
+        table.add_row(name, *cells(compare(traced(gradient, 12), traced(gradient, 48), 15)))
     console.print(table)
+
+
+def cells(c: Comparison) -> tuple[str, str, str, str]:
+    return f"{1e3 * c.reference:.1f} ms", f"{1e3 * c.ours:.1f} ms", f"{c.ratio:.3f}", f"{c.low:.3f} .. {c.high:.3f}"
 
 
 def traced(gradient, count: int):
-    loss, args = layers.example(count)
-    return trace(gradient(loss), args)
+    """Trace the gradient of ``count`` equal layers, the layer itself included."""
+    args = layers.example(count)
+    return lambda: trace(gradient(layers.loss()), args)()
 
 
 def difference(ours, theirs) -> float:

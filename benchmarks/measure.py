@@ -1,7 +1,7 @@
 """Measuring two functions against each other on a noisy machine.
 
-The two are run in turn and the ratio is taken within each turn, so that whatever else the machine does falls on both. What
-is reported is the median of the ratios and their quartiles.
+The two are run in turn and the ratio is taken within each turn, so that whatever else the machine does falls on both.
+What is reported is the median of the ratios and their quartiles.
 """
 
 from __future__ import annotations
@@ -68,6 +68,4 @@ class Compiled:
     @staticmethod
     def of(fun: Callable, args: tuple) -> Compiled:
         step = jax.jit(fun).lower(*args).compile()
-        return Compiled(
-            lambda: step(*args), step.cost_analysis()["flops"], step.memory_analysis().temp_size_in_bytes
-        )
+        return Compiled(lambda: step(*args), step.cost_analysis()["flops"], step.memory_analysis().temp_size_in_bytes)

@@ -49,7 +49,7 @@ from jax._src.mesh import use_abstract_mesh
 from jax._src.random import prng
 from jax._src.state import discharge
 from jax._src.state import primitives as state_primitives
-from jax._src.state.types import AbstractRef, RefEffect
+from jax._src.state.types import AbstractRef, ReadEffect, RefEffect
 from jax._src.traceback_util import api_boundary
 from jax._src.tree_util import FlatTree
 from jax._src.util import weakref_lru_cache, wraps
@@ -144,6 +144,9 @@ def is_differentiable_dtype(dtype) -> bool:
     return dtype is not None and dtype != dtypes.float0
 
 
+_nothing = contextlib.nullcontext()
+
+
 def scope_depth() -> int:
     """How deep the stack of name scopes is here."""
     return len(source_info_util.current_name_stack())
@@ -161,6 +164,8 @@ class BackwardScopes:
         self.last: tuple[Any, Any] = (None, self.base)
 
     def of(self, source) -> Any:
+        if source is None:
+            return _nothing
         stack = source.name_stack
         if stack is not self.last[0]:
             self.last = (stack, self.base + stack[self.depth :])
@@ -168,7 +173,10 @@ class BackwardScopes:
 
 
 def add_cotangents(x, y):
-    return ad_util.add_jaxvals(x, y)
+    return add_arrays(x, y) if runs_eagerly((x, y)) else ad_util.add_jaxvals(x, y)
+
+
+add_arrays = jax.jit(lax_internal.add)
 
 
 def explicit_sharding(aval):
@@ -218,8 +226,6 @@ def permuted_sharding(aval, order):
         return None
     return sharding.update(spec=sharding.spec.update(partitions=tuple(sharding.spec.partitions[d] for d in order)))
 
-
-_nothing = contextlib.nullcontext()
 
 
 def equation_context(eqn, with_source: bool, inlined: bool) -> Any:
@@ -366,14 +372,16 @@ PERTURBED = pe.DynamicJaxprTracer(
 NotNeeded = api.NotNeeded
 
 
-def deliver(ct, target) -> Any:
+def deliver(ct, target, replace: bool) -> Any:
     """Give a cotangent to what asked for it; returns what stands in its place."""
-    if isinstance(target, api.GradValue):
-        return ct
     if isinstance(target, api.DontWant | ad.NullAccum):
         return api.DidntWant()
     if isinstance(target, ad.GradAccum):
         target.accum(ct)
+    elif not is_ref_value(target):
+        return ct
+    elif replace:
+        target[...] = ct
     else:
         target.addupdate(ct)
     return api.GradRef()
@@ -428,6 +436,17 @@ def unmentioned(mesh, spec, manual_axes) -> tuple[str, ...]:
 foreign_linearizations = ad.primitive_linearizations
 
 
+def program_effects(constvars, invars, outvars, eqns) -> Any:
+    """The effects that a jaxpr of these equations has."""
+    return pe.make_jaxpr_effects(constvars, invars, outvars, eqns)
+
+
+def is_for_debugging(eqn) -> bool:
+    """Whether an equation has effects, and none but to show values."""
+    kinds = debugging.DebugEffect | debugging.OrderedDebugEffect
+    return bool(eqn.effects) and all(isinstance(e, kinds) for e in eqn.effects)
+
+
 def effects_refused_by_remat(found) -> Any:
     return effects.remat_allowed_effects.filter_not_in(found)
 
@@ -458,14 +477,25 @@ def is_ref(aval) -> bool:
     return isinstance(aval, AbstractRef)
 
 
-def ref_effects(found) -> Any:
-    """Those of a program's effects that are on references, its own or others."""
-    return {e for e in found if isinstance(e, RefEffect | core.InternalMutableArrayEffect)}
+def is_ref_value(x: Any) -> bool:
+    return isinstance(x, core.Ref)
 
 
 def ct_type(aval):
     """The type of a value's cotangent; for a reference, of the cotangent of its content."""
     return aval.inner_aval.to_ct_aval() if is_ref(aval) else aval.to_ct_aval()
+
+
+def ref_uses(program) -> tuple[set[int], set[int]]:
+    """The numbers of a program's inputs that are references it uses, and of those that it writes or adds to."""
+    found = [e for e in core.positional_effects(program) if isinstance(e, RefEffect)]
+    return {e.input for e in found}, {e.input for e in found if not isinstance(e, ReadEffect)}
+
+
+def bind_discharged(primitive, chosen: Sequence[bool], values: Sequence[Any], params) -> tuple[Sequence[Any], Any]:
+    """Bind ``primitive`` with the contents of references in the place of those chosen: last contents, outputs."""
+    avals = [AbstractRef(core.typeof(x)) if c else core.typeof(x) for x, c in zip(values, chosen, strict=True)]
+    return discharge._partial_discharge_rules[primitive](chosen, avals, [], *values, **params)
 
 
 def never_differentiated(aval) -> bool:

@@ -26,12 +26,17 @@ def independent_of(program: ClosedJaxpr, inputs: Collection[int]) -> set[Var]:
 
 
 def slice_program(
-    program: ClosedJaxpr, wanted: Sequence[Any], given: Sequence[Var] = (), *, effects: bool = False, refs: bool = False
+    program: ClosedJaxpr,
+    wanted: Sequence[Any],
+    given: Sequence[Var] = (),
+    *,
+    keep: Callable[[Any], bool] = lambda eqn: False,
+    refs: bool = False,
 ) -> ClosedJaxpr:
     """The part of ``program`` that computes the variables ``wanted``, taking ``given`` after its own inputs.
 
-    What lies behind a given variable is not computed. Side effects are left out unless ``effects``, writes to the
-    references among the inputs unless ``refs``.
+    What lies behind a given variable is not computed. Side effects are left out, but for the equations that ``keep``
+    says, and so are writes to the references among the inputs unless ``refs``.
     """
     inputs = {*program.jaxpr.constvars, *program.jaxpr.invars}
     needed = {v for v in wanted if type(v) is not Literal}
@@ -42,18 +47,14 @@ def slice_program(
         live = [v in needed and v not in given_set for v in eqn.outvars]
         touched = references(eqn)
         writes = eqn.primitive is not _jax.get_p and not written.isdisjoint(touched)
-        if any(live) or writes or (effects and eqn.effects):
+        if any(live) or writes or keep(eqn):
             written.update(touched - inputs)
             needed.update(x for x in eqn.invars if type(x) is not Literal)
             outvars = [v if is_live else _jax.DropVar(v.aval) for v, is_live in zip(eqn.outvars, live, strict=True)]
             eqns.append(eqn.replace(outvars=outvars))
-    jaxpr = program.jaxpr.replace(
-        invars=[*program.jaxpr.invars, *given],
-        outvars=list(wanted),
-        eqns=eqns[::-1],
-        effects=program.jaxpr.effects if effects else _jax.ref_effects(program.jaxpr.effects),
-    )
-    return program.replace(jaxpr=jaxpr)
+    parts = {"invars": [*program.jaxpr.invars, *given], "outvars": list(wanted), "eqns": eqns[::-1]}
+    effects = _jax.program_effects(program.jaxpr.constvars, **parts)
+    return program.replace(jaxpr=program.jaxpr.replace(**parts, effects=effects))
 
 
 def references(eqn) -> set[Var]:

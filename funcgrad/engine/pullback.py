@@ -31,6 +31,7 @@ def record(fun: Callable, primals: Sequence[Any], in_tree: Any, has_aux: bool, r
         in_slots = [tape.strip(x)[1] for x in tracers]
         with set_current_trace(tape, check_leaks=True):
             out = fun(*jax.tree.unflatten(in_tree, tracers))
+            content_slots = [tape.strip(x)[1] if _jax.is_ref(v) else None for x, v in zip(tracers, avals, strict=True)]
             del tracers
             aux = None
             if has_aux:
@@ -41,10 +42,10 @@ def record(fun: Callable, primals: Sequence[Any], in_tree: Any, has_aux: bool, r
             stripped = [tape.strip(x) for x in leaves]
             values, out_slots = [x for x, _ in stripped], [slot for _, slot in stripped]
             del leaves
-            recording = Recording.of(tape, out_slots)
+            recording = Recording.of(tape, [*out_slots, *content_slots])
             del tape
         out_avals = [_jax.typeof(x) for x in values]
-    signature = Signature(in_tree, out_tree, avals, out_avals, in_slots, out_slots, fun)
+    signature = Signature(in_tree, out_tree, avals, out_avals, in_slots, out_slots, content_slots, fun)
     return jax.tree.unflatten(out_tree, values), recording, signature, aux
 
 
@@ -58,17 +59,21 @@ def pair(out: Any) -> tuple[Any, Any]:
 
 
 class Signature:
-    """The static side of a pullback: trees, types and slots of what goes in and out of the function."""
+    """The static side of a pullback: trees, types and slots of what goes in and out of the function.
 
-    __slots__ = ("in_avals", "in_slots", "in_tree", "name", "out_avals", "out_slots", "out_tree")
+    For an argument leaf that is a reference ``content_slots`` has the slot of what it holds in the end, otherwise None.
+    """
 
-    def __init__(self, in_tree, out_tree, in_avals, out_avals, in_slots, out_slots, fun):
+    __slots__ = ("content_slots", "in_avals", "in_slots", "in_tree", "name", "out_avals", "out_slots", "out_tree")
+
+    def __init__(self, in_tree, out_tree, in_avals, out_avals, in_slots, out_slots, content_slots, fun):
         self.in_tree = in_tree
         self.out_tree = out_tree
         self.in_avals = in_avals
         self.out_avals = out_avals
         self.in_slots = in_slots
         self.out_slots = out_slots
+        self.content_slots = content_slots
         self.name = getattr(fun, "__name__", str(fun))
 
 
@@ -116,7 +121,8 @@ class Pullback:
         """This pullback, adding cotangents to references instead of returning them.
 
         ``targets`` has the arguments' structure. At each leaf is a reference to add to, ``jax.ad.GradValue()`` for a
-        cotangent to be returned, or ``jax.ad.DontWant()``.
+        cotangent to be returned, or ``jax.ad.DontWant()``. Where the argument is a reference itself, the one given for
+        it has the cotangent of what the argument holds in the end, and gets that of what it held at first.
         """
         leaves, tree = jax.tree.flatten(targets)
         if tree != self.signature.in_tree:
@@ -131,9 +137,12 @@ class Pullback:
                 "must be called with a single argument, the cotangent of the single value that the function returns. "
                 "If that value is a tuple, pass a tuple: pullback((a, b)), not pullback(a, b)."
             )
-        cts = pull_back(self.recording(), sig, ct)
-        if targets is not None:
-            cts = [_jax.deliver(x_ct, target) for x_ct, target in zip(cts, targets, strict=True)]
+        if targets is None:
+            return jax.tree.unflatten(sig.in_tree, pull_back(self.recording(), sig, ct))
+        pairs = list(zip(sig.content_slots, targets, strict=True))
+        contents = [(slot, target[...]) for slot, target in pairs if slot is not None and _jax.is_ref_value(target)]
+        cts = pull_back(self.recording(), sig, ct, contents)
+        cts = [_jax.deliver(x_ct, target, slot is not None) for x_ct, (slot, target) in zip(cts, pairs, strict=True)]
         return jax.tree.unflatten(sig.in_tree, cts)
 
     def tree_flatten(self):
@@ -150,13 +159,16 @@ class Pullback:
         return f"<pullback of {self.signature.name}: {len(self._recording.nodes)} operations>"
 
 
-def pull_back(recording: Recording, sig: Signature, ct: Any) -> list[Any]:
-    """Cotangents of the argument leaves, for the output cotangent ``ct``."""
-    cts = recording.pull(zip(sig.out_slots, check_cotangent(ct, sig), strict=True))
+def pull_back(recording: Recording, sig: Signature, ct: Any, contents: Sequence[tuple[int, Any]] = ()) -> list[Any]:
+    """Cotangents of the argument leaves, for the output cotangent ``ct``.
+
+    ``contents`` pairs slots with cotangents of what references among the arguments hold in the end.
+    """
+    cts = recording.pull([*zip(sig.out_slots, check_cotangent(ct, sig), strict=True), *contents])
     pulled = []
     for slot, aval in zip(sig.in_slots, sig.in_avals, strict=True):
         x_ct = None if slot is None else cts[slot]
-        pulled.append(_jax.zeros(aval.to_ct_aval()) if x_ct is None else x_ct)
+        pulled.append(_jax.zeros(_jax.ct_type(aval)) if x_ct is None else x_ct)
     return pulled
 
 

@@ -56,15 +56,11 @@ class Recording:
                 outs.append(ct)
             if not nonzero:
                 continue
-            if node.source is None:
-                pulled = node.rule.pullback(node, outs)
-            else:
-                with scopes.of(node.source):
-                    pulled = node.rule.pullback(node, outs)
-            for slot, ct in zip(node.parents, pulled, strict=True):
-                if ct is not None:
-                    known = cts[slot]
-                    cts[slot] = ct if known is None else _jax.add_cotangents(known, ct)
+            with scopes.of(node.source):
+                for slot, ct in zip(node.parents, node.rule.pullback(node, outs), strict=True):
+                    if ct is not None:
+                        known = cts[slot]
+                        cts[slot] = ct if known is None else _jax.add_cotangents(known, ct)
         return cts
 
     def flatten(self, is_leaf: Callable[[Any], bool]) -> tuple[list[Any], Recording]:

@@ -22,9 +22,21 @@ from funcgrad.rules import (
     windows,
 )
 from funcgrad.rules.control import calls, cond, foreign, jit, loop, remat, scan, shard_map
+from funcgrad.rules.control.loop import While
 from funcgrad.rules.table import Formula, Joint, Rule, RuleTable, broadcasting, formula, joint, no_derivative
 
-__all__ = ["Formula", "Joint", "Rule", "RuleTable", "broadcasting", "default", "formula", "joint", "no_derivative"]
+__all__ = [
+    "Formula",
+    "Joint",
+    "Rule",
+    "RuleTable",
+    "While",
+    "broadcasting",
+    "default",
+    "formula",
+    "joint",
+    "no_derivative",
+]
 
 #: Every rule the library has.
 default = RuleTable(

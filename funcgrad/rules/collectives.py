@@ -57,9 +57,9 @@ def own_part(ct, *, all_gather_dimension, axis_name, axis_size, tiled):
     return part if tiled else lax.squeeze(part, [all_gather_dimension])
 
 
-def ragged_all_to_all(ct, xs, x_aval, active, *, axis_name, axis_index_groups):
+def ragged_all_to_all(ct, pieces, x_aval, active, *, axis_name, axis_index_groups):
     """Send the pieces back where they came from; what they were written over gets the rest of the cotangent."""
-    input_offsets, send_sizes, output_offsets, recv_sizes = xs[2:]
+    input_offsets, send_sizes, output_offsets, recv_sizes = pieces
 
     def exchange(offsets):
         return lax.all_to_all(offsets, axis_name, 0, 0, tiled=True)
@@ -92,7 +92,7 @@ rules = {
     lax.all_to_all_p: formula(all_to_all),
     lax.all_gather_p: formula(scatter_sum),
     _jax.reduce_scatter_p: formula(gather),
-    _jax.ragged_all_to_all_p: joint(ragged_all_to_all),
+    _jax.ragged_all_to_all_p: joint(ragged_all_to_all, pieces=lambda xs: xs[2:]),
     lax.axis_index_p: no_derivative,
     # Types that track replication.
     _jax.psum_invariant_p: formula(lambda ct, *, axes: _jax.pvary(ct, axes)),

@@ -120,8 +120,10 @@ trigonometric = {
     lax.acos_p: formula(lambda ct, x: neg(mul(ct, lax.rsqrt(mul(sub(const(x, 1), x), add(const(x, 1), x)))))),
     lax.atan_p: formula(lambda ct, x: div(ct, add(const(x, 1), square(x)))),
     lax.atan2_p: broadcasting(
-        lambda ct, x, y: mul(ct, div(y, add(square(x), square(y)))),
-        lambda ct, x, y: neg(mul(ct, div(x, add(square(x), square(y))))),
+        lambda ct, x_slope: mul(ct, x_slope),
+        lambda ct, y_slope: mul(ct, y_slope),
+        x_slope=lambda x, y: div(y, add(square(x), square(y))),
+        y_slope=lambda x, y: neg(div(x, add(square(x), square(y)))),
     ),
     lax.sinh_p: formula(lambda ct, x: mul(ct, lax.cosh(x))),
     lax.cosh_p: formula(lambda ct, x: mul(ct, lax.sinh(x))),

@@ -9,7 +9,7 @@ from funcgrad.rules.table import formula, no_derivative
 
 
 def representation(ct, x_aval):
-    """ct in the dtype of x's cotangents: an extended dtype and the one it is made of are two names for the same bits."""
+    """ct in the dtype of x's cotangents: an extended dtype is another name for the bits of the one it is made of."""
     return lax.convert_element_type(ct, x_aval.to_ct_aval().dtype)
 
 

@@ -57,22 +57,22 @@ class New(Rule):
 
 
 class Access(Rule):
-    """An operation on ``ref[index]``: ``operands`` are the values it takes, after the reference and before the index."""
+    """An operation on ``ref[index]``, which takes ``operands`` values between the reference and the index."""
 
     def __init__(self, operands: int):
         self.operands = operands
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        outs = run(tape, primitive, primals, params, linear)
-        ref, first = tracers[0], 1 + self.operands
-        if _jax.never_differentiated(typeof_or_zero(primals[0])):
-            return inactive(outs)
-        if ref is None:
+        first, aval = 1 + self.operands, typeof_or_zero(primals[0])
+        if _jax.never_differentiated(aval):
+            return inactive(run(tape, primitive, primals, params, linear))
+        if tracers[0] is None:
             raise ValueError(
                 f"'{primitive}' stores a value that depends on what is differentiated in a reference of type "
-                f"{_jax.typeof(primals[0]).str_short()} that does not. Move the array reference to be an argument of "
-                "the differentiated function."
+                f"{aval.str_short()} that does not. Move the array reference to be an argument of the differentiated "
+                "function, or make it there."
             )
+        outs = run(tape, primitive, primals, params, linear)
         static = (tape.rules, tracers[1] is not None if self.operands else False)
         return self.emit(tape, primitive, params, static, tuple(primals[first:]), tracers[:first], outs)
 
@@ -163,6 +163,18 @@ class Free(Rule):
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         return run(tape, primitive, primals, params, linear)
+
+
+def bind_with_contents(tape: Tape, primitive, primals, tracers, params, used: set[int], written: set[int]) -> Any:
+    """Bind a primitive that carries a program to what references hold, and write to them what that becomes."""
+    operands = [x if t is None else t for x, t in zip(primals, tracers, strict=True)]
+    chosen = [i in used for i in range(len(operands))]
+    with set_current_trace(tape):
+        values = [x[...] if c else x for x, c in zip(operands, chosen, strict=True)]
+        contents, outs = _jax.bind_discharged(primitive, chosen, values, params)
+        for i in written:
+            operands[i][...] = contents[i]
+    return outs
 
 
 rules = {

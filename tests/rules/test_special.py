@@ -18,7 +18,7 @@ def double():
         yield
 
 
-signed = np.array([-2.3, -0.4, 0.3, 1.0, 2.5, 60.0])
+signed = np.array([-150.0, -2.3, -0.4, 0.3, 2.5, 15.0])
 positive = np.array([0.1, 0.7, 1.0, 2.5, 20.0, 300.0])
 unit = np.array([0.01, 0.2, 0.4, 0.5, 0.8, 0.99])
 
@@ -35,7 +35,7 @@ unary = {
 
 @pytest.mark.parametrize(("f", "x"), unary.values(), ids=unary.keys())
 def test_a_function_of_one_operand_agrees_with_jax(double, f, x):
-    assert_agrees(f, x, tolerance=1e-11)
+    assert_agrees(f, x, tolerance=1e-13)
 
 
 binary = {
@@ -110,6 +110,8 @@ def test_no_nan_where_jax_has_none(f, order):
 
 @pytest.mark.parametrize(("f", "args", "slope"), [
     (lax.igamma, (1.0, 0.0), 1.0),
+    (lax.igamma, (2.0, np.inf), 0.0),
+    (lax.igamma, (20.0, np.inf), 0.0),
     (lax.betainc, (1.0, 3.0, 0.0), 3.0),
     (lax.betainc, (3.0, 1.0, 1.0), 3.0),
 ])  # fmt: skip

@@ -17,7 +17,6 @@ from funcgrad import _jax
 from funcgrad.engine.zero import Zero, instantiate
 from funcgrad.rules.table import Rule, abstract_outputs
 
-
 PASS_ONE = "Pass a rule for it: rules=fg.rules.default.override({primitive: rule})."
 
 
@@ -142,5 +141,6 @@ def reason(primitive: Any) -> str | None:
     """Why a primitive that comes with JAX is left to the fallback, None where that is not foreseen."""
     name = str(primitive)
     return next((why for why, names in REASONS.items() if any(fnmatch(name, n) for n in names)), None)
+
 
 rules = {_jax.call_hi_primitive_p: Hijax()}

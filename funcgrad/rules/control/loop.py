@@ -31,6 +31,7 @@ from funcgrad.engine.recording import accumulate
 from funcgrad.engine.split import Activity, split, typed_cotangents
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.rules.refs import bind_with_contents
 from funcgrad.rules.table import Rule
 
 #: States that a loop keeps for its way back, unless a table says otherwise.
@@ -105,8 +106,15 @@ class While(Rule):
         self.slots = slots
 
     def record(self, tape, primitive, primals, tracers, params, linear):
+        if params["cond_jaxpr"].out_avals[0].shape:
+            primals, tracers, params = with_one_predicate(primals, tracers, params)
         primals = [instantiate(x) for x in primals]
         active = tuple([t is not None for t in tracers])
+        if any(_jax.is_ref(_jax.typeof(x)) for x in primals):
+            used, written = loop_refs(params)
+            used |= {i for i, x in enumerate(primals) if active[i] and _jax.is_ref(_jax.typeof(x))}
+            if used:
+                return bind_with_contents(tape, primitive, primals, tracers, params, used, written)
         halves = split_loop(
             params["body_jaxpr"], params["cond_jaxpr"], params["body_nconsts"], active[params["cond_nconsts"] :],
             tape.rules, self.slots,
@@ -135,6 +143,48 @@ class While(Rule):
         pulled = iter([*consts, *carry])
         cts_in = [next(pulled) if a else None for a in halves.active]
         return [None] * cond_consts + [ct for ct, a in zip(cts_in, active, strict=True) if a]
+
+
+def loop_refs(params) -> tuple[set[int], set[int]]:
+    """The numbers of the operands that are references the body uses, and of those that it writes to.
+
+    The body is run more than once, so such a reference is not left in it: what it holds is carried instead.
+    """
+    if _jax.ref_uses(params["cond_jaxpr"])[0]:
+        raise NotImplementedError(
+            "reverse mode through a loop whose condition reads a mutable array reference: carry the value instead."
+        )
+    first = params["cond_nconsts"]
+    used, written = _jax.ref_uses(params["body_jaxpr"])
+    return {first + i for i in used}, {first + i for i in written}
+
+
+def with_one_predicate(primals: Sequence[Any], tracers: Sequence[Any], params: dict) -> tuple[list, list, dict]:
+    """The operands and parameters of a loop over a batch, whose condition is a mask, as those of one with a scalar."""
+    first, count = params["cond_nconsts"], params["body_nconsts"]
+    cond, body = unbatch(params["cond_jaxpr"], params["body_jaxpr"], first, count)
+    params = {**params, "cond_jaxpr": cond, "body_jaxpr": body, "body_nconsts": first + count}
+    return [*primals[:first], *primals], [*tracers[:first], *tracers], params
+
+
+@_jax.weakref_lru_cache
+def unbatch(cond: ClosedJaxpr, body: ClosedJaxpr, first: int, count: int) -> tuple[ClosedJaxpr, ClosedJaxpr]:
+    """A loop that goes on while any member of the batch does and leaves those that are done as they are."""
+
+    def proceeds(*operands):
+        return [jnp.any(mask) for mask in evaluate(cond, *operands)]
+
+    def step(*operands):
+        cond_consts, consts, carry = split_at(operands, first, count)
+        (mask,) = evaluate(cond, *cond_consts, *carry)
+        masks = [lax.broadcast_in_dim(mask, x.shape, range(mask.ndim)) for x in carry]
+        return list(map(lax.select, masks, evaluate(body, *consts, *carry), carry))
+
+    cond_avals, body_avals = cond.in_avals, [*cond.in_avals[:first], *body.in_avals]
+    return (
+        _jax.trace_to_jaxpr(proceeds, cond_avals, cond.jaxpr.debug_info),
+        _jax.trace_to_jaxpr(step, body_avals, body.jaxpr.debug_info),
+    )
 
 
 class LoopHalves:

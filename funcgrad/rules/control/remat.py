@@ -83,18 +83,23 @@ class RematHalves:
         jaxpr = forward.jaxpr
         groups = {"in": jaxpr.invars, "out": jaxpr.outvars, "new": jaxpr.outvars[self.num_outs :]}
         wanted = [groups[kind][i] for kind, i in self.split.sources]
-        read = variables_read(slice_program(fed, wanted, list(saved)))
+
+        def runs_again(eqn: Any) -> bool:
+            return _jax.is_for_debugging(eqn) and (policy is None or _jax.policy_decision(policy, eqn) is None)
+
+        read = variables_read(slice_program(fed, wanted, list(saved), keep=runs_again))
         kept = [v for v in saved if v in read or saved[v].alias in read]
         self.send = [saved[v].send for v in kept]
         self.fetch = [saved[v].fetch for v in kept]
         # A named value and the value it names are one, so either stands for both.
         self.given = [(k, u) for k, v in enumerate(kept) for u in (v, saved[v].alias) if u is not None]
-        again = slice_program(fed, wanted, [u for _, u in self.given])
+        again = slice_program(fed, wanted, [u for _, u in self.given], keep=runs_again)
         read = variables_read(again)
         self.used_inputs = [i for i, v in enumerate(jaxpr.invars) if v in read]
         inputs = [jaxpr.invars[i] for i in self.used_inputs]
         self.again = again.replace(jaxpr=again.jaxpr.replace(invars=[*inputs, *(u for _, u in self.given)]))
-        ahead = slice_program(forward, [*jaxpr.outvars[: self.num_outs], *kept], effects=True)
+        outvars = [*jaxpr.outvars[: self.num_outs], *kept]
+        ahead = slice_program(forward, outvars, keep=lambda eqn: bool(eqn.effects))
         self.forward = _jax.without_dead_code(round_saved(ahead, kept))
         self._backwards: dict[tuple, tuple[ClosedJaxpr, list[bool]]] = {}
 

@@ -63,7 +63,7 @@ def expose_scan(eqn, policy: Callable):
     stacks = {v: Var(_jax.stacked_aval(eqn.params["length"], v.aval)) for v in saved}
     shown_body = with_outputs(shown, [*body.jaxpr.outvars, *saved])
     shown_eqn = eqn.replace(outvars=[*eqn.outvars, *stacks.values()], params={**eqn.params, "jaxpr": shown_body})
-    fed_body = slice_program(fed, body.jaxpr.outvars, list(saved), refs=True)
+    fed_body = slice_program(fed, body.jaxpr.outvars, list(saved), keep=_jax.is_for_debugging, refs=True)
     params = {**eqn.params, "jaxpr": fed_body, **_jax.scan_linearity(len(eqn.invars) + len(saved), eqn.params)}
     fed_eqn = eqn.replace(invars=[*eqn.invars, *stacks.values()], params=params)
     return shown_eqn, fed_eqn, {stacks[v]: Saved(None, None) for v in saved}
@@ -82,7 +82,7 @@ def expose_cond(eqn, policy: Callable):
     for branch, (shown, fed, _), group in zip(branches, forms, groups, strict=True):
         outvars, stop = branch.jaxpr.outvars, start + len(group)
         shown_branches.append(padded(with_outputs(shown, [*outvars, *group]), len(outvars), avals, start))
-        own = slice_program(fed, outvars, group, refs=True)
+        own = slice_program(fed, outvars, group, keep=_jax.is_for_debugging, refs=True)
         fed_branches.append(picking(own, len(branch.in_avals), avals, start, stop))
         start = stop
     shown_params = {**eqn.params, "branches": tuple(shown_branches)}

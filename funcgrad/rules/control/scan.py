@@ -181,6 +181,9 @@ class ScanHalves:
 
         for kind, i in self.split.sources:
             var = {"in": invars, "out": outvars, "new": new}[kind][i]
+            if kind == "out":
+                # What is carried on may be an output of each step as well, and so in a stack already.
+                i = next((k for k in range(self.num_carry, self.num_outs) if outvars[k] is var), i)
             varies = type(var) is not Literal and var not in fixed
             if kind == "in" and (i < first or i >= last):
                 source = ("operand", i)

@@ -51,9 +51,13 @@ from jax._src.state import discharge
 from jax._src.state import primitives as state_primitives
 from jax._src.state.types import AbstractRef, ReadEffect, RefEffect
 from jax._src.traceback_util import api_boundary
-from jax._src.tree_util import FlatTree
 from jax._src.util import weakref_lru_cache, wraps
 from jax.extend.core import ClosedJaxpr
+
+try:
+    from jax._src import flattree
+except ImportError:  # before jax 0.11
+    from jax._src.tree_util import FlatTree as flattree  # type: ignore[attr-defined, no-redef, assignment]
 
 eval_trace = core.eval_trace
 eval_jaxpr = core.eval_jaxpr
@@ -207,6 +211,12 @@ def unravel_rows(out_tree, example, rows):
 UNSPECIFIED = sharding_impls.UNSPECIFIED
 
 
+def jit_is_inlined(params) -> bool:
+    """Whether a jit equation is to be spelled out where it is called. A flag, since jax 0.11 one of several ways."""
+    inline = params["inline"]
+    return inline if isinstance(inline, bool) else inline.name == "JAX_EARLY"
+
+
 def jit_is_plain(params) -> bool:
     """Whether a jit equation asks for no shardings or layouts, so that inlining it loses nothing."""
     shardings = (*params["in_shardings"], *params["out_shardings"])
@@ -256,9 +266,27 @@ DropVar = core.DropVar
 no_effects = core.no_effects
 
 
-def scan_linearity(count: int, params) -> dict[str, Any]:
-    """The ``linear`` parameter of a scan of ``count`` operands, where this JAX still has one."""
-    return {"linear": (False,) * count} if "linear" in params else {}
+def scan_layout(params) -> tuple[int, int]:
+    """How many constants and how many carries a scan has."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
+def scan_params(params, body, num_consts: int, num_carry: int) -> dict[str, Any]:
+    """The parameters of a scan with another body, of so many constants and carries."""
+    new = {**params, "jaxpr": body}
+    if "num_consts" in params:
+        new |= {"num_consts": num_consts, "num_carry": num_carry}
+        if "linear" in params:
+            new["linear"] = (False,) * len(body.in_avals)
+        return new
+    num_elements, num_outs = len(body.in_avals) - num_consts - num_carry, len(body.out_avals) - num_carry
+    consts, carry, elements, outs = (
+        flattree.flatten_list([None] * n) for n in (num_consts, num_carry, num_elements, num_outs)
+    )
+    return new | {"ft_in": flattree.pack((consts, carry, elements)), "ft_out": flattree.pack((carry, outs))}
 
 
 def stacked_aval(length: int, aval):
@@ -414,8 +442,8 @@ replicated_spec = shard_map._repspec
 
 def flat_tree(*groups):
     """JAX's flat tree of lists of values, each a list or a flat tree already."""
-    groups = tuple([g if isinstance(g, FlatTree) else FlatTree.flatten(list(g)) for g in groups])
-    return groups[0] if len(groups) == 1 else FlatTree.pack(groups)
+    trees = tuple([flattree.flatten_list(g) if isinstance(g, list) else g for g in groups])
+    return trees[0] if len(trees) == 1 else flattree.pack(trees)
 
 
 def manual_names(mesh, manual_axes) -> tuple[str, ...]:
@@ -495,12 +523,15 @@ def ref_uses(program) -> tuple[set[int], set[int]]:
 def bind_discharged(primitive, chosen: Sequence[bool], values: Sequence[Any], params) -> tuple[Sequence[Any], Any]:
     """Bind ``primitive`` with the contents of references in the place of those chosen: last contents, outputs."""
     avals = [AbstractRef(core.typeof(x)) if c else core.typeof(x) for x, c in zip(values, chosen, strict=True)]
+    if hasattr(discharge, "DischargeContext"):  # since jax 0.11
+        context = discharge.DischargeContext(avals, [], list(chosen), False)
+        return discharge._discharge_rules[primitive](context, *values, **params)
     return discharge._partial_discharge_rules[primitive](chosen, avals, [], *values, **params)
 
 
 def never_differentiated(aval) -> bool:
-    """Whether a reference is one that derivatives are not to flow through."""
-    return aval.kind == "no_grad_no_remat"
+    """Whether a type is that of a reference that derivatives are not to flow through."""
+    return getattr(aval, "kind", None) == "no_grad_no_remat"
 
 
 def indices_of(tree, leaves) -> tuple[Any, ...]:
@@ -524,3 +555,6 @@ def add_at(x, y, tree, leaves):
 
 InternalFloatingPointError = api_util.InternalFloatingPointError
 raise_no_nan_in_deoptimized = api_util._raise_no_nan_in_deoptimized
+
+#: Gone from jax 0.12.
+dce_sink_p = getattr(jax.lax, "dce_sink_p", None)

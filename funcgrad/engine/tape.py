@@ -237,6 +237,7 @@ class Tape(Trace):
                 return fun.call_wrapped(*args)
             tangents = [self.tangent(x, t, symbolic_zeros) for x, t in zip(primals, tracers, strict=True)]
             outs = jvp.call_wrapped(*primals, *tangents)
+        follow(tracers, tangents)
         values, tangents_out = outs[: len(outs) // 2], outs[len(outs) // 2 :]
         return [self.with_tangent(x, t) for x, t in zip(values, tangents_out, strict=True)]
 
@@ -286,6 +287,13 @@ class CustomPullback:
         pulled = self.bwd.call_wrapped(*node.residuals, *cts)
         pairs = zip(pulled, self.active, strict=True)
         return [None if isinstance(ct, _jax.JaxZero | SymbolicZero) else ct for ct, active in pairs if active]
+
+
+def follow(tracers: Sequence[TapeTracer | None], tangents: Sequence[Any]) -> None:
+    """Give tracers the slots of their tangents after a JVP rule, which writes to a reference and to its tangent."""
+    for tracer, tangent in zip(tracers, tangents, strict=True):
+        if tracer is not None:
+            tracer.slot = tangent.slot
 
 
 _differentiable: dict[Any, bool] = {}

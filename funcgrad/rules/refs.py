@@ -73,32 +73,24 @@ class Access(Rule):
                 "function, or make it there."
             )
         outs = run(tape, primitive, primals, params, linear)
-        static = (tape.rules, tracers[1] is not None if self.operands else False)
-        return self.emit(tape, primitive, params, static, tuple(primals[first:]), tracers[:first], outs)
-
-    def emit(self, tape, primitive, params, static, index, tracers, outs):
-        outs = tape.emit(self, primitive, params, static, index, tracers, outs)
-        tape.write(tracers[:1])
+        out_aval = None if primitive.multiple_results else typeof_or_zero(outs)
+        static = (tape.rules, out_aval, [t is not None for t in tracers[1:first]])
+        index = tuple(primals[first:])
+        outs = tape.emit(self, primitive, params, static, index, tracers[:first], outs)
+        if self.operands or _jax.indices_of(params["tree"], index):
+            # Reading part of a reference counts as a write, so that the way back adds to the cotangent in place.
+            tape.write(tracers[:1])
         return outs
 
 
 class Get(Access):
     formula = "ref_ct[index] += ct"
 
-    def emit(self, tape, primitive, params, static, index, tracers, outs):
-        outs = tape.emit(self, primitive, params, static, index, tracers, outs)
-        if _jax.indices_of(params["tree"], index):
-            # So that the way back adds to the cotangent in place, and not to it an array of zeros but for one element.
-            tape.write(tracers[:1])
-        return outs
-
     def pullback(self, node, cts):
         ct, *content = cts
         if not content:
             return [ct]
-        if ct is None:
-            return content
-        return [added(content[0], ct, _jax.ct_type(node.avals[0]), node.params["tree"], node.residuals, node.static[0])]
+        return [content[0] if ct is None else added(node, content[0], ct)]
 
 
 class Swap(Access):
@@ -106,16 +98,15 @@ class Swap(Access):
 
     def pullback(self, node, cts):
         ct, content = cts
-        tree, index, (_, has_x) = node.params["tree"], node.residuals, node.static
-        aval = _jax.ct_type(node.avals[0])
+        tree, index, (_, aval, has_x) = node.params["tree"], node.residuals, node.static
         if not _jax.indices_of(tree, index):
-            return [ct, content] if has_x else [ct]
-        if content is None:
-            return [added(None, ct, aval, tree, index, node.static[0]), *[None] * has_x]
-        if ct is None:
-            ct = _jax.zeros(_jax.typeof(_jax.read_at(content, tree, index)))
-        x_ct, content = _jax.replace_at(content, ct, tree, index)
-        return [content, x_ct] if has_x else [content]
+            x_ct, content = content, ct
+        elif content is None:
+            x_ct, content = None, added(node, None, ct)
+        else:
+            ct = _jax.zeros(aval.to_ct_aval()) if ct is None else ct
+            x_ct, content = _jax.replace_at(content, ct, tree, index)
+        return [content, x_ct] if any(has_x) else [content]
 
 
 class AddUpdate(Access):
@@ -124,8 +115,7 @@ class AddUpdate(Access):
     def record(self, tape, primitive, primals, tracers, params, linear):
         if tracers[0] is not None and tracers[1] is None:
             # The derivative does not depend on a constant that is added.
-            run(tape, primitive, primals, params, linear)
-            return []
+            return run(tape, primitive, primals, params, linear)
         return super().record(tape, primitive, primals, tracers, params, linear)
 
     def pullback(self, node, cts):
@@ -133,12 +123,13 @@ class AddUpdate(Access):
         return [content, _jax.read_at(content, node.params["tree"], node.residuals)]
 
 
-def added(content: Any, ct: Any, aval: Any, tree: Any, index: Any, rules: Any) -> Any:
-    """``content``, of type ``aval`` and None for zeros, with ``ct`` added at an index."""
+def added(node: Any, content: Any, ct: Any) -> Any:
+    """``content``, None for zeros, with ``ct`` added where ``node`` read from it."""
+    aval, tree, index = _jax.ct_type(node.avals[0]), node.params["tree"], node.residuals
     if len(_jax.indices_of(tree, index)) == 1:
         return _jax.add_at(_jax.zeros(aval) if content is None else content, ct, tree, index)
     with take_current_trace() as parent:
-        tape = Tape(parent, rules)
+        tape = Tape(parent, node.static[0])
         x = tape.activate(Zero(aval))
         with set_current_trace(tape):
             slot = tape.strip(_jax.read_at(x, tree, index))[1]
@@ -146,11 +137,13 @@ def added(content: Any, ct: Any, aval: Any, tree: Any, index: Any, rules: Any) -
 
 
 class Freeze(Rule):
+    """``freeze(ref)``, and the identity ``accum_grad_in_ref(x)``."""
+
     formula = "ref_ct = ct"
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         out = run(tape, primitive, primals, params, linear)
-        if _jax.is_ref(typeof_or_zero(primals[0])) and _jax.never_differentiated(typeof_or_zero(primals[0])):
+        if _jax.never_differentiated(typeof_or_zero(primals[0])):
             return inactive(out)
         return tape.emit(self, primitive, params, None, (), tracers, out)
 

@@ -30,8 +30,8 @@ class Example(NamedTuple):
     note: str = ""
     #: Whether the CPU can run it.
     runs: bool = True
-    #: Whether JAX can differentiate it.
-    in_jax: bool = True
+    #: How many times JAX can differentiate it.
+    order: int = 2
 
     @property
     def active(self) -> tuple[int, ...]:
@@ -80,8 +80,8 @@ def posdef(n: int, dtype: Any = np.float64) -> np.ndarray:
     return x @ x.conj().T + n * np.eye(n)
 
 
-def of(primitive: Primitive, function: Callable, *args: Any, note: str = "") -> Example:
-    return Example(primitive, function, args, note)
+def of(primitive: Primitive, function: Callable, *args: Any, note: str = "", **limits: Any) -> Example:
+    return Example(primitive, function, args, note, **limits)
 
 
 # Elementwise.
@@ -126,10 +126,10 @@ elementwise = [
 
 special = [
     of(lax.polygamma_p, lambda y, x: lax.polygamma(lax.convert_element_type(x, y.dtype), y), positive(3), np.arange(3)),
-    Example(lax.zeta_p, lambda y: lax.zeta(np.full(3, 2.5), y), (positive(3),), in_jax=False),
+    of(lax.zeta_p, lambda y: lax.zeta(np.full(3, 2.5), y), positive(3), order=0),
     of(lax.igamma_p, lambda x: lax.igamma(np.full(3, 1.5), x), positive(3)),
     of(lax.igammac_p, lambda x: lax.igammac(np.full(3, 1.5), x), positive(3)),
-    Example(lax.igamma_grad_a_p, lambda x: lax.igamma_grad_a(np.full(3, 1.5), x), (positive(3),), in_jax=False),
+    of(lax.igamma_grad_a_p, lambda x: lax.igamma_grad_a(np.full(3, 1.5), x), positive(3), order=0),
     of(
         lax.regularized_incomplete_beta_p,
         lambda x: lax.betainc(np.full(3, 1.5), np.full(3, 0.5), x),
@@ -178,15 +178,16 @@ reductions = [
         for f in (lax.cumsum, lax.cumprod, lax.cummax, lax.cummin, lax.cumlogsumexp)
     ],
     *[
-        of(primitive, window(primitive, **how), draw(3, 4), note="dilated" if how else "")
+        of(primitive, window(primitive), draw(3, 4))
         for primitive in (lax.reduce_window_sum_p, lax.reduce_window_max_p, lax.reduce_window_min_p)
-        for how in ({}, DILATED)
     ],
-    Example(
+    of(lax.reduce_window_sum_p, window(lax.reduce_window_sum_p, **DILATED), draw(3, 4), note="dilated"),
+    of(lax.reduce_window_max_p, window(lax.reduce_window_max_p, **DILATED), draw(3, 4), note="dilated", order=0),
+    of(
         lax.reduce_window_p,
         lambda x: lax.reduce_window(x, 1.0, lambda a, b: a * b + 0 * a, (2, 2), (1, 2), ((1, 0), (0, 1))),
-        (draw(3, 4),),
-        in_jax=False,
+        draw(3, 4),
+        order=0,
     ),
     of(
         lax.select_and_scatter_add_p,
@@ -216,7 +217,7 @@ contractions = [
         draw(2, 5, 3, 4),
         note="batch",
     ),
-    of(_jax.ragged_dot_general_p, lax.ragged_dot, draw(4, 2), draw(3, 2, 5), np.array([2, 1, 1], np.int32)),
+    of(_jax.ragged_dot_general_p, lax.ragged_dot, draw(4, 2), draw(3, 2, 5), np.array([2, 1, 1], np.int32), order=1),
     of(
         lax.conv_general_dilated_p,
         lambda x, y: lax.conv_general_dilated(x, y, (2,), [(1, 0)], (1,), (2,), feature_group_count=2),
@@ -279,13 +280,14 @@ linalg = [
     of(lax.linalg.lu_p, lax.linalg.lu, draw(3, 3)),
     of(lax.linalg.lu_p, lax.linalg.lu, draw(4, 3), note="tall"),
     of(lax.linalg.qr_p, lambda x: lax.linalg.qr(x, full_matrices=False), draw(4, 3)),
-    of(lax.linalg.eigh_p, lambda x: lax.linalg.eigh(x, symmetrize_input=False), posdef(3)),
+    of(lax.linalg.eigh_p, lax.linalg.eigh, posdef(3)),
     of(lax.linalg.eig_p, functools.partial(lax.linalg.eig, enable_eigvec_derivs=True), draw(3, 3)),
     of(
         lax.linalg.eig_p,
         lambda x: lax.linalg.eig(x, compute_left_eigenvectors=False, compute_right_eigenvectors=False),
         draw(3, 3),
         note="values",
+        order=1,
     ),
     of(lax.linalg.svd_p, lambda x: lax.linalg.svd(x, full_matrices=False), draw(4, 3)),
     of(lax.linalg.svd_p, lambda x: lax.linalg.svd(x, full_matrices=False, compute_uv=False), draw(4, 3), note="values"),
@@ -321,8 +323,8 @@ def sample(a, log_space):
 
 
 placement = [
-    of(p.random_gamma_p, functools.partial(sample, log_space=False), positive(3)),
-    of(p.random_gamma_p, functools.partial(sample, log_space=True), positive(3), note="log"),
+    of(p.random_gamma_p, functools.partial(sample, log_space=False), positive(3), order=1),
+    of(p.random_gamma_p, functools.partial(sample, log_space=True), positive(3), note="log", order=1),
     of(p.device_put_p, jax.device_put, draw(3)),
     of(lax.sharding_constraint_p, lambda x: lax.with_sharding_constraint(x, NamedSharding(MESH, P("i"))), draw(3)),
     of(
@@ -384,10 +386,11 @@ collectives = [
         unreduced(lambda x: _jax.unreduced_psum_scatter(x, axis_name="i", tiled=True), VARYING),
         draw(2, 3),
     ),
-    Example(
+    of(
         _jax.ragged_all_to_all_p,
         mapped(exchange, (VARYING, VARYING), check_vma=False),
-        (draw(2, 3), draw(2, 3)),
+        draw(2, 3),
+        draw(2, 3),
         runs=False,
     ),
     of(_jax.shard_map_p, mapped(lambda x: x * jnp.sin(x)), draw(2, 3)),
@@ -423,7 +426,7 @@ references = [
     of(_jax.empty_ref_p, filled, draw(3)),
     of(_jax.freeze_p, stored(lambda ref: ref[...]), draw(3)),
     of(_jax.get_p, stored(lambda ref: ref[1:]), draw(3)),
-    of(_jax.swap_p, stored(swap), draw(3), draw()),
+    of(_jax.swap_p, stored(swap), draw(3), draw(), order=1),
     of(_jax.addupdate_p, stored(lambda ref, y: ref.addupdate(y)), draw(3), draw(3)),
 ]
 
@@ -457,14 +460,14 @@ def step(carry, x):
 
 
 def until(x, bound):
-    return lax.while_loop(lambda c: jnp.sum(c) < bound, lambda c: c * (1 + jnp.sin(c)), x)
+    return lax.while_loop(lambda c: jnp.sum(c) < bound, lambda c: c * (2 + jnp.sin(c)), x)
 
 
 programs = [
     of(p.jit_p, jax.jit(product), draw(3), draw(3)),
     of(lax.scan_p, lambda c, xs: lax.scan(step, c, xs), draw(2), draw(4, 2)),
     of(lax.cond_p, lambda i, x, y: lax.cond(i > 0, product, jnp.add, x, y), np.int32(1), draw(3), draw(3)),
-    Example(lax.while_p, until, (positive(2), 9.0), in_jax=False),
+    of(lax.while_p, until, positive(2), 9.0, order=0),
     of(p.remat_p, jax.checkpoint(product), draw(3), draw(3)),
     of(
         _jax.linear_call_p,

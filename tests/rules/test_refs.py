@@ -256,3 +256,195 @@ def test_a_program_on_references_has_the_derivatives_of_one_on_values(program):
     assert_same(fg.value_and_grad(real)(X), jax.value_and_grad(pure)(X), 1e-12)
     assert_same(quick_jit(fg.grad(real))(X), jax.grad(pure)(X), 1e-12)
     assert_same(quick_jit(twice(fg.grad, real))(X), twice(jax.grad, pure)(X), 1e-11)
+
+
+def test_views_of_views_agree():
+    rows = np.array([0, 1, 0])
+
+    @jax.jit
+    def real(x):
+        r = jax.new_ref(jnp.outer(x, x))
+        y = r.at[1:3].at[rows][:, 1]
+        r.at[1:].at[0][1] = y[0] * x[0]
+        return jnp.sum(jnp.sin(y) * r.at[1:][0, :2].sum()) + jnp.sum(jnp.cos(r[...]))
+
+    def pure(x):
+        r = jnp.outer(x, x)
+        y = r[1:3][rows, 1]
+        r = r.at[1, 1].set(y[0] * x[0])
+        return jnp.sum(jnp.sin(y) * r[1, :2].sum()) + jnp.sum(jnp.cos(r))
+
+    assert_same(fg.grad(real)(X), jax.grad(pure)(X), 1e-12)
+
+
+def test_an_empty_reference_may_be_written_read_and_freed():
+    def f(x):
+        r = jax.empty_ref(jax.ShapeDtypeStruct((3,), x.dtype))
+        r[...] = x * x
+        y = r[...] * r[0]
+        jax.free_ref(r)
+        return jnp.sum(y)
+
+    assert_same(fg.grad(jax.jit(f))(X), jax.grad(lambda x: jnp.sum(x * x) * x[0] ** 2)(X), 1e-12)
+
+
+def test_references_batch_inside_and_outside_of_the_derivative():
+    real, pure = weigh(elements, REAL), weigh(elements, PURE)
+    xs = np.stack([X, X[::-1], 2 * X])
+    expected = jax.vmap(jax.grad(pure))(xs)
+    assert_same(jax.vmap(fg.grad(real))(xs), expected, 1e-12)
+    assert_same(fg.grad(lambda xs: jnp.sum(jax.vmap(real)(xs)))(xs), expected, 1e-12)
+
+
+def test_custom_rules_see_references():
+    @jax.custom_vjp
+    def twice(r, x):
+        return 2 * r[...] * x
+
+    twice.defvjp(lambda r, x: (twice(r, x), (r[...], x)), lambda saved, ct: (2 * ct * saved[1], 2 * ct * saved[0]))
+
+    @jax.custom_jvp
+    def shift(r, x):
+        r[0] = x * r[2]
+        return r[1] * x
+
+    @shift.defjvp
+    def _(primals, tangents):
+        (r, x), (r_dot, x_dot) = primals, tangents
+        before, before_dot = r[...], r_dot[...]
+        r_dot[0] = x_dot * before[2] + x * before_dot[2]
+        return shift(r, x), before_dot[1] * x + before[1] * x_dot
+
+    def f(x):
+        r = jax.new_ref(x * x)
+        y = twice(r, x) + shift(r, x[1])
+        return jnp.sum(y * r[...])
+
+    def pure(x):
+        r = x * x
+        y = 2 * r * x + r[1] * x[1]
+        return jnp.sum(y * r.at[0].set(x[1] * r[2]))
+
+    assert_same(fg.grad(f)(X), jax.grad(pure)(X), 1e-12)
+
+
+def update(r, x):
+    y = r[1] * 2
+    r[1] = x * x
+    r[...] = r[...] * x
+    return jnp.sin(y)
+
+
+def updated(content, x):
+    return jnp.sin(content[1] * 2), content.at[1].set(x * x) * x
+
+
+@pytest.mark.parametrize("f", [update, jax.jit(update)])
+def test_a_reference_may_be_an_argument(f):
+    _, expected = jax.vjp(updated, X, 2.0)
+    for cts in (jnp.zeros(3), jnp.array([1.0, 2.0, 3.0])):
+        r, r_ct = jax.new_ref(X), jax.new_ref(cts)
+        y, pullback = fg.vjp(f, r, 2.0)
+        assert_same((y, r[...]), updated(X, 2.0), 1e-15)
+        placeholder, x_ct = pullback.with_refs(r_ct, jax.ad.GradValue())(1.0)
+        assert placeholder == jax.ad.GradRef()
+        assert_same((r_ct[...], x_ct), expected((jnp.ones(()), cts)), 1e-12)
+    r = jax.new_ref(X)
+    assert_same(fg.grad(f)(r, 2.0), expected((jnp.ones(()), jnp.zeros(3)))[0], 1e-12)
+
+
+def test_a_pullback_of_references_crosses_a_jit_boundary():
+    real, pure = weigh(looped, REAL), weigh(looped, PURE)
+    pullback = jax.jit(lambda x: fg.vjp(real, x)[1])(X)
+    assert_same(jax.jit(lambda p: p(jnp.ones(())))(pullback)[0], jax.grad(pure)(X), 1e-12)
+
+
+def carriers(f):
+    """``f``, of one argument, in everything that carries a program."""
+    return {
+        "jit": jax.jit(f),
+        "scan": lambda x: lax.scan(lambda c, _: (f(c), None), x, length=1)[0],
+        "cond": lambda x: lax.cond(True, f, lambda x: x, x),
+        "while": lambda x: lax.while_loop(lambda c: c[0] < 1, lambda c: (c[0] + 1, f(c[1])), (0, x))[1],
+        "checkpoint": jax.checkpoint(f),
+        "checkpoint with a policy": jax.checkpoint(f, policy=jax.checkpoint_policies.everything_saveable),
+    }
+
+
+@pytest.mark.parametrize("kind", ["jit", "scan", "cond", "while", "checkpoint", "checkpoint with a policy"])
+def test_a_reference_from_outside_is_written_to_once_and_not_differentiated(kind):
+    count, seen = jax.new_ref(1.0), jax.new_ref(X, kind="no_grad_no_remat")
+
+    def f(x):
+        count[...] = count[...] + 1
+        return jnp.sin(x) * count[...]
+
+    def stores(x):
+        seen[...] = x
+        return x * seen[0]
+
+    assert_same(fg.grad(lambda x: jnp.sum(carriers(f)[kind](x)))(X), jnp.cos(X) * 2, 1e-12)
+    assert count[...] == 2.0
+    if kind != "while":
+        assert_same(fg.grad(lambda x: jnp.sum(carriers(stores)[kind](x)))(X), jnp.full(3, X[0]), 1e-12)
+        assert_same(seen[...], jnp.asarray(X))
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_storing_an_active_value_outside_is_refused_before_it_is_done(wrap):
+    r = jax.new_ref(jnp.zeros(3))
+
+    def f(x, add):
+        r.addupdate(x) if add else r.swap(x)
+        return jnp.sum(x)
+
+    for add in (True, False):
+        with pytest.raises(ValueError, match="Move the array reference to be an argument"):
+            fg.grad(wrap(lambda x: f(x, add)))(X)  # noqa: B023
+    assert_same(r[...], jnp.zeros(3))
+
+
+def test_a_loop_whose_condition_reads_a_reference_is_refused():
+    def f(x):
+        r = jax.new_ref(x)
+
+        def body(y):
+            r[0] = r[0] + 1
+            return y * r[0]
+
+        return jnp.sum(lax.while_loop(lambda y: r[0] < 3, body, x))
+
+    with pytest.raises(NotImplementedError, match="carry the value instead"):
+        fg.grad(f)(X)
+
+
+def test_elements_read_in_a_loop_cost_no_array_of_zeros_each():
+    def f(x):
+        r = jax.new_ref(x)
+        return lax.scan(lambda c, i: (c + jnp.sin(r[i]), None), 0.0, jnp.arange(50))[0]
+
+    _, backward = [e for e in jax.make_jaxpr(fg.grad(f))(jnp.zeros(50)).jaxpr.eqns if e.primitive is lax.scan_p]
+    made = [e.primitive for e in backward.params["jaxpr"].jaxpr.eqns if e.outvars[0].aval.shape == (50,)]
+    assert made == [lax.dynamic_update_slice_p]
+
+
+def test_a_reference_may_be_sharded():
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("i")
+
+    def f(x):
+        r = jax.new_ref(x * 2)
+
+        def on_each(r, x):
+            r[0] = jnp.sin(x[0])
+            r[...] = r[...] * x
+            return r[1] * x
+
+        y = jax.shard_map(on_each, mesh=mesh, in_specs=(spec, spec), out_specs=spec)(r, x)
+        return jnp.sum(y * r[...])
+
+    def pure(x):
+        r = (x * 2).at[0].set(jnp.sin(x[0])) * x
+        return jnp.sum(r[1] * x * r)
+
+    assert_same(jax.jit(fg.grad(f))(X), jax.grad(pure)(X), 1e-12)

@@ -14,6 +14,7 @@ import jax
 from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
+from funcgrad.engine.tape import follow
 from funcgrad.engine.zero import Zero, instantiate
 from funcgrad.rules.table import Rule, abstract_outputs
 
@@ -39,6 +40,7 @@ class Foreign(Rule):
                 outs, tangents_out = _jax.foreign_jvps[primitive](primals, tangents, **params)
         else:
             raise NotImplementedError(f"Differentiation rule for '{primitive}' not implemented. {PASS_ONE}")
+        follow(tracers, tangents)
         if not primitive.multiple_results:
             outs, tangents_out = [outs], [tangents_out]
         if any(type(tape.strip(x)[0]) is Zero for x in outs):

@@ -19,7 +19,7 @@ class Jit(Rule):
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         jaxpr = params["jaxpr"]
-        if params["inline"] and _jax.jit_is_plain(params):
+        if _jax.jit_is_inlined(params) and _jax.jit_is_plain(params):
             return run(
                 tape, jaxpr, [x if t is None else t for x, t in zip(primals, tracers, strict=True)], inlined=True
             )

@@ -60,11 +60,12 @@ def expose_scan(eqn, policy: Callable):
     shown, fed, saved = expose(body, policy)
     if not saved:
         return eqn, eqn, {}
+    layout = _jax.scan_layout(eqn.params)
     stacks = {v: Var(_jax.stacked_aval(eqn.params["length"], v.aval)) for v in saved}
     shown_body = with_outputs(shown, [*body.jaxpr.outvars, *saved])
-    shown_eqn = eqn.replace(outvars=[*eqn.outvars, *stacks.values()], params={**eqn.params, "jaxpr": shown_body})
+    shown_eqn = eqn.replace(outvars=[*eqn.outvars, *stacks.values()], params=_jax.scan_params(eqn.params, shown_body, *layout))
     fed_body = slice_program(fed, body.jaxpr.outvars, list(saved), keep=_jax.is_for_debugging, refs=True)
-    params = {**eqn.params, "jaxpr": fed_body, **_jax.scan_linearity(len(eqn.invars) + len(saved), eqn.params)}
+    params = _jax.scan_params(eqn.params, fed_body, *layout)
     fed_eqn = eqn.replace(invars=[*eqn.invars, *stacks.values()], params=params)
     return shown_eqn, fed_eqn, {stacks[v]: Saved(None, None) for v in saved}
 

@@ -28,10 +28,11 @@ class Scan(Rule):
     def record(self, tape, primitive, primals, tracers, params, linear):
         primals = [instantiate(x) for x in primals]
         active = tuple([t is not None for t in tracers])
-        halves = split_scan(params["jaxpr"], params["num_consts"], params["num_carry"], active, tape.rules)
+        halves = split_scan(params["jaxpr"], *_jax.scan_layout(params), active, tape.rules)
         with set_current_trace(tape.parent):
             hoisted = evaluate(halves.invariant, *primals[: halves.num_consts])
-            results = primitive.bind(*primals, **{**params, "jaxpr": halves.forward})
+            forward = _jax.scan_params(params, halves.forward, halves.num_consts, halves.num_carry)
+            results = primitive.bind(*primals, **forward)
         outs, stacked = results[: halves.num_outs], results[halves.num_outs :]
         places = {"operand": primals, "out": outs, "hoisted": hoisted, "stacked": stacked}
         residuals = tuple([places[kind][i] for kind, i in halves.sources])
@@ -57,17 +58,9 @@ class Scan(Rule):
         sums = [cts[at[i]] if i in at else _jax.zeros(aval) for i, aval in backward.sum_avals.items()]
         carries = [cts[i] for i in halves.carry_cts]
         ys = [cts[i] for i in halves.stacked_cts if cts[i] is not None]
-        results = node.primitive.bind(
-            *fixed, *sums, *carries, *stacks, *ys,
-            **{
-                **params,
-                "jaxpr": backward.body,
-                "reverse": not params["reverse"],
-                "num_consts": len(fixed),
-                "num_carry": len(sums) + len(carries),
-                **_jax.scan_linearity(len(fixed) + len(sums) + len(carries) + len(stacks) + len(ys), params),
-            },
-        )  # fmt: skip
+        backward_params = _jax.scan_params(params, backward.body, len(fixed), len(sums) + len(carries))
+        backward_params["reverse"] = not params["reverse"]
+        results = node.primitive.bind(*fixed, *sums, *carries, *stacks, *ys, **backward_params)
         pulled = backward.place(results)
         # A carry may have become active in the loop only, where the initial value was not.
         operands = [i for i, a in enumerate(halves.active) if a]

@@ -28,6 +28,7 @@ class ShardMap(Rule):
         fun, in_specs = params["fun"], params["in_specs"]
         shared = {name: params[name] for name in ("mesh", "check_vma", "newly_manual_axes")}
         shared["debug_info"] = params["debug_info"].with_unknown_names()
+        refs = [i for i, t in enumerate(tracers) if t is not None and _jax.is_ref(t.aval)]
         names = _jax.manual_names(params["mesh"], params["newly_manual_axes"])
         body: dict[str, Any] = {}
 
@@ -38,17 +39,18 @@ class ShardMap(Rule):
                     inner.activate(x) if t is not None and is_differentiable(x) else x
                     for x, t in zip(values, tracers, strict=True)
                 ]
+                body["in_slots"] = [inner.strip(x)[1] for x in args]
                 with set_current_trace(inner):
                     out, out_specs = fun(*args).unpack_aux()
                 stripped = [inner.strip(x) for x in out.vals]
-            recording = Recording.of(inner, [slot for _, slot in stripped])
+            body["out_slots"] = [slot for _, slot in stripped]
+            body["content_slots"] = [inner.strip(args[i])[1] for i in refs]
+            recording = Recording.of(inner, [*body["out_slots"], *body["content_slots"]])
             leaves, skeleton = recording.flatten(_jax.is_tracer)
             new: list[Any] = []
             outs = [x for x, _ in stripped]
             body["sources"] = [source_of(leaf, values, outs, new) for leaf in leaves]
             body["skeleton"] = skeleton
-            body["in_slots"] = [inner.strip(x)[1] for x in args]
-            body["out_slots"] = [slot for _, slot in stripped]
             body["captured"] = inner.captured
             body["out_specs"] = list(out_specs)
             body["is_scalar"] = [getattr(x, "shape", None) == () for x in new]
@@ -71,12 +73,15 @@ class ShardMap(Rule):
         static = (body, shared, in_specs, specs, squeezed, [t is not None for t in tracers])
         outer = [outside for outside, _ in captured]
         outs = tape.emit(self, primitive, {}, static, residuals, [*tracers, *outer], outs, active=out_active)
+        contents = zip(refs, body["content_slots"], strict=True)
+        tape.write(tracers[i] if slot != body["in_slots"][i] else None for i, slot in contents)
+        body["content_specs"] = [in_specs[i] for i in refs]
         return out.update(outs)
 
     def pullback(self, node, cts):
         body, shared, in_specs, specs, squeezed, active = node.static
         mesh, manual, checked = shared["mesh"], shared["newly_manual_axes"], shared["check_vma"]
-        out_specs = [s.to_ct_spec() for s in body["out_specs"]]
+        out_specs = [s.to_ct_spec() for s in (*body["out_specs"], *body["content_specs"])]
         if not checked:
             # Without types for replication an output that does not name an axis is the same on all its devices, and
             # each of them gets an equal share of the cotangent.
@@ -97,8 +102,9 @@ class ShardMap(Rule):
             residuals = [lax.squeeze(x, [0]) if s else x for x, s in zip(args, squeezed, strict=False)]
             rest = iter(args[len(residuals) :])
             recording = body["skeleton"].unflatten(residuals)
+            out_slots = (*body["out_slots"], *body["content_slots"])
             inner_cts = recording.pull(
-                (slot, next(rest) if p else None) for slot, p in zip(body["out_slots"], present, strict=True)
+                (slot, next(rest) if p else None) for slot, p in zip(out_slots, present, strict=True)
             )
             pulled = [None if slot is None else inner_cts[slot] for slot in slots]
             mask[:] = [ct is not None for ct in pulled]

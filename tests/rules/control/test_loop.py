@@ -220,7 +220,7 @@ def test_a_carry_that_becomes_active_on_the_way_agrees():
         i, a, b, c = lax.while_loop(lambda s: s[0] < 4, lambda s: (s[0] + 1, x, s[1] * 2, s[2] * s[3]), (0, 1.0, 1.0, 1.0))
         return a * b * c
 
-    assert_agrees_with_forward_mode(f, np.float32(1.3))
+    assert_agrees_with_forward_mode(f, np.float32(1.3), second=False)
 
 
 def test_outputs_that_are_not_active_stay_so():

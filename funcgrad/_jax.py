@@ -211,17 +211,16 @@ def unravel_rows(out_tree, example, rows):
 UNSPECIFIED = sharding_impls.UNSPECIFIED
 
 
-def jit_is_inlined(params) -> bool:
-    """Whether a jit equation is to be spelled out where it is called. A flag, since jax 0.11 one of several ways."""
+def jit_inlines(params) -> bool:
+    """Whether a jit equation is to be written out, and asks for no shardings or layouts that would be lost by it."""
     inline = params["inline"]
-    return inline if isinstance(inline, bool) else inline.name == "JAX_EARLY"
-
-
-def jit_is_plain(params) -> bool:
-    """Whether a jit equation asks for no shardings or layouts, so that inlining it loses nothing."""
+    # A flag, and since jax 0.11 one of several ways.
+    if not (inline if isinstance(inline, bool) else inline.name.startswith("JAX")):
+        return False
     shardings = (*params["in_shardings"], *params["out_shardings"])
     layouts = (*params["in_layouts"], *params["out_layouts"])
     return all(s is UNSPECIFIED for s in shardings) and all(x is None for x in layouts)
+
 
 
 ragged_dot_general_p = lax_internal.ragged_dot_general_p
@@ -235,7 +234,6 @@ def permuted_sharding(aval, order):
     if sharding is None:
         return None
     return sharding.update(spec=sharding.spec.update(partitions=tuple(sharding.spec.partitions[d] for d in order)))
-
 
 
 def equation_context(eqn, with_source: bool, inlined: bool) -> Any:
@@ -390,8 +388,9 @@ def accumulator(aval, wanted: bool):
 
 
 #: A tracer that JAX takes for one under differentiation, for where it looks inside tracers to tell.
+_perturbed_trace = pe.DynamicJaxprTrace(None)
 PERTURBED = pe.DynamicJaxprTracer(
-    pe.DynamicJaxprTrace(None),
+    _perturbed_trace,
     core.ShapedArray((), dtypes.dtype(1.0)),
     core.Var(core.ShapedArray((), dtypes.dtype(1.0))),
 )
@@ -553,8 +552,16 @@ def add_at(x, y, tree, leaves):
     """``x`` with ``y`` added to ``x[index]``."""
     return discharge._addupdate_discharge(x, y, leaves, tree)
 
+
 InternalFloatingPointError = api_util.InternalFloatingPointError
 raise_no_nan_in_deoptimized = api_util._raise_no_nan_in_deoptimized
 
 #: Gone from jax 0.12.
 dce_sink_p = getattr(jax.lax, "dce_sink_p", None)
+
+
+def call_bwd(bwd, *args) -> Sequence[Any]:
+    """Call the backward rule of a ``custom_vjp`` function: a cotangent for each argument of the function."""
+    results = bwd.call_wrapped(*args)
+    # Since jax 0.12 they come with logs.
+    return results[0] if hasattr(ad, "CustomBwdWithAccums") else results

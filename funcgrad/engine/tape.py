@@ -134,6 +134,13 @@ class Tape(Trace):
             self.captured[outside.slot] = outside, self.activate(outside.primal).slot
         return TapeTracer(self, outside.primal, self.captured[outside.slot][1])
 
+    def values(self, primals: Sequence[Any]) -> list[Any]:
+        """``primals``, with the zeros that tangents have for values made arrays of the parent trace."""
+        if all(type(x) is not Zero for x in primals):
+            return list(primals)
+        with set_current_trace(self.parent):
+            return [instantiate(x) for x in primals]
+
     def strip(self, x: Any) -> tuple[Any, int | None]:
         """The parent's value of ``x`` and its slot, None where ``x`` is not on this tape."""
         tracer = self.owned(x)
@@ -182,7 +189,7 @@ class Tape(Trace):
                 self.slots += 1
             else:
                 slots.append(None)
-                results.append(instantiate(value))
+                results.extend(self.values([value]))
         parents = [t.slot for t in tracers if t is not None]
         avals = [t.aval for t in tracers if t is not None]
         source = _jax.current_source() if self.keeps_source else None
@@ -284,7 +291,7 @@ class CustomPullback:
 
     def pullback(self, node: Node, cts: Sequence[Any]) -> Sequence[Any]:
         cts = [self.zero(aval) if ct is None else ct for ct, aval in zip(cts, self.out_avals, strict=True)]
-        pulled = self.bwd.call_wrapped(*node.residuals, *cts)
+        pulled = _jax.call_bwd(self.bwd, *node.residuals, *cts)
         pairs = zip(pulled, self.active, strict=True)
         return [None if isinstance(ct, _jax.JaxZero | SymbolicZero) else ct for ct, active in pairs if active]
 

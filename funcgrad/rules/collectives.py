@@ -17,7 +17,7 @@ from funcgrad.rules.table import formula, joint, no_derivative
 
 
 def psum(ct, x_aval, *, axes, axis_index_groups):
-    """A sum over positional axes, those of an array, pulls back to a broadcast."""
+    """The sum of ct over the devices; for positional axes, those of an array, ct repeated along them."""
     positional = [axis for axis in axes if isinstance(axis, int)]
     named = tuple([axis for axis in axes if not isinstance(axis, int)])
     if positional:
@@ -26,6 +26,7 @@ def psum(ct, x_aval, *, axes, axis_index_groups):
 
 
 def permute_back(ct, *, perm, axis_name):
+    """ct, sent back to where the operand came from."""
     return lax.ppermute(ct, axis_name, [(there, here) for here, there in perm])
 
 
@@ -52,6 +53,7 @@ def gather(ct, *, axis_name, scatter_dimension, axis_index_groups, axis_size, ti
 
 
 def own_part(ct, *, all_gather_dimension, axis_name, axis_size, tiled):
+    """The part of ct that is the device's own."""
     size = ct.shape[all_gather_dimension] // axis_size
     part = lax.dynamic_slice_in_dim(ct, lax.axis_index(axis_name) * size, size, all_gather_dimension)
     return part if tiled else lax.squeeze(part, [all_gather_dimension])

@@ -22,6 +22,7 @@ def operand_ct(
     ct, y, x_aval, *, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
     batch_group_count, precision, preferred_element_type,
 ):  # fmt: skip
+    """ct convolved with the mirrored kernel, strides and dilations exchanged."""
     lhs, rhs, out = dimension_numbers
     groups = max(feature_group_count, batch_group_count)
     kernel = lax.rev(convert(y, ct), rhs[2:])
@@ -62,6 +63,7 @@ def kernel_ct(
     ct, x, y_aval, *, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
     batch_group_count, precision, preferred_element_type,
 ):  # fmt: skip
+    """The operand convolved with ct, as if the batch were the features; strides and dilations exchanged."""
     if ct.size == 0:
         return None
     lhs, rhs, out = dimension_numbers

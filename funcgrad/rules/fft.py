@@ -12,7 +12,10 @@ from funcgrad.rules.table import formula
 
 
 def fft(ct, *, fft_type, fft_lengths):
-    """The Fourier matrix is symmetric; a real transform is half of it, and the other half the first one's conjugate."""
+    """The same transform of ct.
+
+    The Fourier matrix is symmetric; a real transform is half of it, and the other half the first one's conjugate.
+    """
     if fft_type is lax.FftType.RFFT:
         halves = lax.div(lax.conj(ct), multiplicity(ct, ct.shape[-1], fft_lengths))
         x_ct = transform(halves, lax.FftType.IRFFT, fft_lengths)

@@ -58,8 +58,8 @@ def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
     return lax.broadcast_in_dim(lax.reshape(x, [x.shape[i] for i in kept]), shape, kept)
 
 
-# Of the operations that nearly every pullback makes, the thin forms: what they are given is in canonical form already, and
-# the checks of their lax namesakes cost more than the operation.
+# Of the operations that nearly every pullback makes, the thin forms: what they are given is in canonical form already,
+# and the checks of their lax namesakes cost more than the operation.
 
 
 def reshaped(x: Any, aval: Any) -> Any:

@@ -29,6 +29,9 @@ def put(ct, places, aval, axis, **how):
 class Sort(Rule):
     """The places the entries came from are sorted along, and are all that is saved."""
 
+    formula = "ct, put where the entries came from"
+    saved = ("places",)
+
     def record(self, tape, primitive, primals, tracers, params, linear):
         check_linear(primitive, primals)
         shape, dimension = primals[0].shape, params["dimension"]
@@ -53,7 +56,7 @@ def top_k(cts, places, x_aval, *, axis):
 
 
 def approx_top_k(cts, places, x_aval, *, reduction_dimension):
-    """Slots of an approximate result that stayed empty have no place."""
+    """ct, put where the entries came from; a slot of the result that stayed empty has no place."""
     return [put(cts[0], places, x_aval, reduction_dimension % len(x_aval.shape), mode=DROP)]
 
 

@@ -28,6 +28,7 @@ def put_back(cts, avals, *, devices, srcs, copy_semantics):
 
 
 def reshard(ct, x_aval, *, concrete_mesh):
+    """ct in the sharding of x."""
     with _jax.use_abstract_mesh(x_aval.sharding.mesh):
         return _jax.reshard_p.bind(ct, dst_sharding=x_aval.sharding, concrete_mesh=concrete_mesh)
 

@@ -57,6 +57,7 @@ class Names(NamedTuple):
 
 
 def left_ct(ct, y, z, x_aval, *, ragged_dot_dimension_numbers, precision, preferred_element_type):
+    """ct times y, each group with its own, contracted over what only y keeps."""
     how = dict(precision=precision, preferred_element_type=preferred_element_type)
     names = Names.of(ragged_dot_dimension_numbers, x_aval.ndim, y.ndim)
     if names.ragged in names.y and names.ragged in names.out:
@@ -67,6 +68,7 @@ def left_ct(ct, y, z, x_aval, *, ragged_dot_dimension_numbers, precision, prefer
 
 
 def right_ct(ct, x, z, y_aval, *, ragged_dot_dimension_numbers, precision, preferred_element_type):
+    """x times ct, group by group, contracted over what only x keeps."""
     how = dict(precision=precision, preferred_element_type=preferred_element_type)
     names = Names.of(ragged_dot_dimension_numbers, x.ndim, y_aval.ndim)
     if names.ragged in names.y and names.ragged in names.out:

@@ -38,6 +38,7 @@ def choose(ct, mask, x_aval, *, axes):
 
 
 def multiply_others(ct, x, *, axes):
+    """ct times the product of all other factors."""
     if x.size == 0:
         return full_like(x, 0)
     axis = next((d for d in axes if x.shape[d] > 1), None)

@@ -85,6 +85,7 @@ class Access(Rule):
 
 class Get(Access):
     formula = "ref_ct[index] += ct"
+    saved = ("index",)
 
     def pullback(self, node, cts):
         ct, *content = cts
@@ -95,6 +96,7 @@ class Get(Access):
 
 class Swap(Access):
     formula = "x_ct = ref_ct[index]; ref_ct[index] = ct"
+    saved = ("index",)
 
     def pullback(self, node, cts):
         ct, content = cts
@@ -111,6 +113,7 @@ class Swap(Access):
 
 class AddUpdate(Access):
     formula = "x_ct = ref_ct[index]"
+    saved = ("index",)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         if tracers[0] is not None and tracers[1] is None:

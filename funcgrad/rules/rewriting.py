@@ -14,6 +14,8 @@ from funcgrad.rules.table import Rule, check_linear, evaluate
 class Rewrite(Rule):
     """The equivalent function runs, and is recorded, in place of the primitive."""
 
+    formula = "the rules of the operations of an equivalent function"
+
     def __init__(self, function: Callable):
         self.function = function
 
@@ -24,6 +26,9 @@ class Rewrite(Rule):
 
 class Recompute(Rule):
     """The primitive runs and its operands are saved; the equivalent function is recorded on the way back."""
+
+    formula = "the rules of the operations of an equivalent function, run on the way back"
+    saved = ("xs",)
 
     def __init__(self, function: Callable):
         self.function = function

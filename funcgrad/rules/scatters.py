@@ -118,6 +118,7 @@ def attained(x, y, z, out, **params):
 
 
 def choose(ct, y, z_aval, winners, active, **params):
+    """An equal share of ct for all who attain the extremum."""
     count, x_wins, z_wins = winners
     share = lax.div(read(ct, y, z_aval, **params), count)
     x_share, z_share = [lax.select(wins, share, full_like(share, 0)) for wins in (x_wins, z_wins)]

@@ -12,6 +12,7 @@ from funcgrad.rules.table import formula, joint, no_derivative
 
 
 def unreshape(ct, x_aval, *, dimensions):
+    """ct in the shape of x, with dimensions in x's order."""
     if dimensions is None:
         return reshaped(ct, x_aval)
     shape = [x_aval.shape[d] for d in dimensions]
@@ -27,11 +28,13 @@ def unbroadcast_in_dim(ct, x_aval, *, shape, broadcast_dimensions):
 
 
 def untile(ct, x_aval, *, reps):
+    """The sum over the copies."""
     pairs = [k for pair in zip(reps, x_aval.shape, strict=True) for k in pair]
     return lax.reduce_sum(lax.reshape(ct, pairs), range(0, len(pairs), 2))
 
 
 def unpad(ct, *, padding_config):
+    """What lies inside of the padding."""
     low, high, interior = zip(*padding_config, strict=True) if padding_config else ((), (), ())
     removed = lax.pad(ct, const(ct, 0), [(-lo, -hi, 0) for lo, hi in zip(low, high, strict=True)])
     return lax.slice(removed, [0] * removed.ndim, removed.shape, [n + 1 for n in interior])
@@ -45,6 +48,7 @@ def pad(ct, active, *, padding_config):
 
 
 def concatenate(ct, avals, *, dimension):
+    """ct, split where the operands were joined."""
     return lax.split(ct, [aval.shape[dimension] for aval in avals], axis=dimension)
 
 

@@ -29,7 +29,7 @@ from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
 from funcgrad.engine.tape import Node, Tape, typeof_or_zero
-from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.engine.zero import Zero
 from funcgrad.rules.numbers import reshaped, summed
 
 SCALARS: Any = (bool, int, float, complex)
@@ -40,6 +40,9 @@ class Rule:
 
     #: Record even where no operand is active (references are written to whatever is active).
     always = False
+    #: For a rule that is more than functions of cotangent and residuals: in words, what it does and what it saves.
+    formula: str = ""
+    saved: tuple[str, ...] = ()
 
     def record(self, tape: Tape, primitive, primals, tracers, params, linear: bool) -> Any:
         raise NotImplementedError
@@ -267,7 +270,7 @@ class Formula(Rule):
         except KeyError:
             plan = self.plan(active)
         if plan is None:
-            return tape.parent.process_primitive(primitive, [instantiate(x) for x in primals], params)
+            return tape.parent.process_primitive(primitive, tape.values(primals), params)
         out = evaluate(tape, primitive, primals, params, linear)
         residuals = tuple([save(tape, primitive, primals, out, params) for save in plan.savers])
         if linear:

@@ -27,6 +27,7 @@ def extent(n: int, dilation: int) -> int:
 
 
 def window_sum(ct, x_aval, *, window_dimensions, window_strides, padding, base_dilation, window_dilation):
+    """The sum of ct over the windows that an entry is in."""
     ones = (1,) * ct.ndim
     if window_strides == window_dimensions and base_dilation == window_dilation == ones:
         return repeat(ct, x_aval.shape, window_dimensions, padding)
@@ -64,6 +65,7 @@ def repeat(ct, shape, window, padding):
 
 
 def to_extremum(ct, x, select, *, base_dilation, window_dilation, **window):
+    """What ct each window has goes to its first extremum."""
     if any(d != 1 for d in window_dilation):
         places = Places(x.shape, base_dilation=base_dilation, window_dilation=window_dilation, **window)
         return to_chosen_place(ct, lax.stop_gradient(x), select, places)

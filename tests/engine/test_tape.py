@@ -54,9 +54,7 @@ NESTS = {
     ),
     "vmap of grad of grad": lambda grad: jax.vmap(grad(grad(lambda x: jnp.sin(x) * x**2))),
     "grad of linearize": lambda grad: grad(lambda x: jax.linearize(cubic, x)[1](x)),
-    "grad inside checkpoint inside grad": lambda grad: grad(
-        jax.checkpoint(lambda x: jnp.sum(grad(cubic)(x) ** 2))
-    ),
+    "grad inside checkpoint inside grad": lambda grad: grad(jax.checkpoint(lambda x: jnp.sum(grad(cubic)(x) ** 2))),
     "grad inside scan inside grad": lambda grad: grad(
         lambda x: jnp.sum(lax.scan(lambda c, _: (c - 0.01 * grad(cubic)(c), None), x, None, length=3)[0])
     ),
@@ -375,7 +373,7 @@ def test_a_custom_vjp_rule_takes_trees_none_and_arguments_without_derivative():
         return f(fun, params, scale, x), (params, x)
 
     def bwd(fun, residuals, cts):
-        params, x = residuals
+        _, x = residuals
         y_ct, b_ct = cts
         return {"w": y_ct * x * 3, "b": b_ct}, None, jnp.sum(y_ct) * x
 
@@ -439,7 +437,7 @@ def test_a_custom_vjp_rule_under_a_second_derivative_is_differentiated_itself():
 
 def test_a_custom_vjp_rule_of_the_wrong_shape_is_refused():
     f = custom(lambda x: x * 2, lambda x: (x * 2, None), lambda _, ct: (ct[:1],))
-    with pytest.raises(ValueError, match="bwd rule.*shape"):
+    with pytest.raises(ValueError, match=r"bwd rule.*shape"):
         fg.grad(lambda x: jnp.sum(f(x)))(V)
 
 

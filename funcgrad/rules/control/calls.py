@@ -12,7 +12,7 @@ from funcgrad import _jax
 from funcgrad.engine.program import evaluate
 from funcgrad.engine.split import Activity, run, split
 from funcgrad.engine.tape import is_differentiable
-from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.engine.zero import Zero
 from funcgrad.rules.table import Rule, abstract_outputs
 
 
@@ -21,17 +21,20 @@ class InPlace(Rule):
 
     formula = "the rules of the operations inside"
 
-    def __init__(self, param: str):
-        self.param = param
+    def __init__(self, *names: str):
+        #: What the parameter that holds the program is called; one name or another, by version of JAX.
+        self.names = names
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        return run(tape, params[self.param], [x if t is None else t for x, t in zip(primals, tracers, strict=True)])
+        program = next(params[name] for name in self.names if name in params)
+        return run(tape, program, [x if t is None else t for x, t in zip(primals, tracers, strict=True)])
 
 
 class LinearCall(Rule):
     """``linear_call(f, transpose, residuals, x)``: the user gave the transpose."""
 
     formula = "the function's own transpose"
+    saved = ("residuals",)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         first = params["num_callee_consts"] + params["num_res"]
@@ -72,6 +75,7 @@ class LinearSolve(Rule):
     """
 
     formula = "b_ct = A^-T ct; A_ct = -b_ct x^T"
+    saved = ("A", "x")
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         lengths, jaxprs = params["const_lengths"], params["jaxprs"]
@@ -87,7 +91,7 @@ class LinearSolve(Rule):
         x = outs[:count] if any(active) else []
         out_active = [i < count for i in range(len(outs))]
         static = (active, [t is not None for t in wanted[start:]])
-        consts = tuple(instantiate(c) for c in primals[:start])
+        consts = tuple(tape.values(primals[:start]))
         return tape.emit(self, primitive, params, (static, tape.rules), (*consts, *x), wanted, outs, active=out_active)
 
     def pullback(self, node, cts):
@@ -127,6 +131,7 @@ class Refused(Rule):
 
     def __init__(self, error: type[Exception], message: str):
         self.error, self.message = error, message
+        self.formula = f"none: {error.__name__}"
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         raise self.error(self.message)
@@ -139,13 +144,13 @@ class Effect(Rule):
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         with set_current_trace(tape.parent):
-            return primitive.bind(*[instantiate(x) for x in primals], **params)
+            return primitive.bind(*tape.values(primals), **params)
 
 
 USE_CUSTOM_JVP = "Please use `jax.custom_jvp` to use callbacks while taking gradients."
 
 rules = {
-    _jax.eval_jaxpr_p: InPlace("jaxpr"),
+    _jax.eval_jaxpr_p: InPlace("jaxpr", "call_jaxpr"),
     _jax.remat_opt_p: InPlace("fwd_jaxpr"),
     _jax.linear_call_p: LinearCall(),
     lax.linear_solve_p: LinearSolve(),

@@ -16,15 +16,16 @@ from funcgrad import _jax
 from funcgrad.engine.program import evaluate
 from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
-from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.engine.zero import Zero
 from funcgrad.rules.table import Rule
 
 
 class Cond(Rule):
     formula = "the backward half of the branch that was taken"
+    saved = ("residuals",)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        index, *operands = [instantiate(x) for x in primals]
+        index, *operands = tape.values(primals)
         active = tuple([t is not None for t in tracers[1:]])
         halves = split_cond(tuple(params["branches"]), active, tape.rules)
         with set_current_trace(tape.parent):

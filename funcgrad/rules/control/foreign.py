@@ -15,7 +15,7 @@ from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
 from funcgrad.engine.tape import follow
-from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.engine.zero import Zero
 from funcgrad.rules.table import Rule, abstract_outputs
 
 PASS_ONE = "Pass a rule for it: rules=fg.rules.default.override({primitive: rule})."
@@ -25,6 +25,7 @@ class Foreign(Rule):
     """The rules that JAX's tables have for a primitive."""
 
     formula = "JAX's own rule for the primitive"
+    saved = ("residuals",)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         if linear:
@@ -86,10 +87,11 @@ class Hijax(Rule):
     """A hijax primitive: a Python object with a ``vjp_fwd`` and a ``vjp_bwd`` of its own."""
 
     formula = "the primitive's own vjp_bwd"
+    saved = ("residuals",)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         prim = params["_prim"]
-        primals = [instantiate(x) for x in primals]
+        primals = tape.values(primals)
         active = [t is not None for t in tracers]
         with set_current_trace(tape.parent):
             operands = jax.tree.unflatten(prim.in_tree, primals)

@@ -7,7 +7,7 @@ from jax.extend.core.primitives import jit_p
 
 from funcgrad import _jax
 from funcgrad.engine.split import Activity, activity_of, run, split, typed_cotangents, written_refs
-from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.engine.zero import Zero
 from funcgrad.rules.table import Rule
 
 PER_INPUT = ("in_shardings", "in_layouts", "donated_invars")
@@ -16,17 +16,18 @@ PER_OUTPUT = ("out_shardings", "out_layouts")
 
 class Jit(Rule):
     formula = "the backward half of the jitted function"
+    saved = ("residuals",)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         jaxpr = params["jaxpr"]
-        if _jax.jit_is_inlined(params) and _jax.jit_is_plain(params):
+        if _jax.jit_inlines(params):
             return run(
                 tape, jaxpr, [x if t is None else t for x, t in zip(primals, tracers, strict=True)], inlined=True
             )
         activity = tuple(map(activity_of, primals, tracers))
         halves = split(jaxpr, activity, tape.rules)
         known = [a is not Activity.TANGENT for a in activity]
-        values = [instantiate(x) for x, k in zip(primals, known, strict=True) if k]
+        values = [x for x, k in zip(primals, known, strict=True) if k]
         count = sum(halves.out_known)
         extra = len(halves.forward.out_avals) - count
         forward_params = {

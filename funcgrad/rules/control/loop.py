@@ -30,7 +30,7 @@ from funcgrad.engine.program import evaluate, fixpoint
 from funcgrad.engine.recording import accumulate
 from funcgrad.engine.split import Activity, split, typed_cotangents
 from funcgrad.engine.tape import is_differentiable
-from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.engine.zero import Zero
 from funcgrad.rules.refs import bind_with_contents
 from funcgrad.rules.table import Rule
 
@@ -99,6 +99,7 @@ class While(Rule):
     """
 
     formula = "the body's backward half, over states kept or computed again"
+    saved = ("states",)
 
     def __init__(self, slots: int = DEFAULT_SLOTS):
         if slots < 4:
@@ -108,7 +109,7 @@ class While(Rule):
     def record(self, tape, primitive, primals, tracers, params, linear):
         if params["cond_jaxpr"].out_avals[0].shape:
             primals, tracers, params = with_one_predicate(primals, tracers, params)
-        primals = [instantiate(x) for x in primals]
+        primals = tape.values(primals)
         active = tuple([t is not None for t in tracers])
         if any(_jax.is_ref(_jax.typeof(x)) for x in primals):
             used, written = loop_refs(params)

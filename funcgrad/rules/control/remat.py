@@ -18,13 +18,14 @@ from funcgrad import _jax
 from funcgrad.engine.program import evaluate, read_outside, slice_program
 from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
-from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.engine.zero import Zero
 from funcgrad.rules.control.saving import Saved, expose, inline_jits, round_saved
 from funcgrad.rules.table import Rule
 
 
 class Remat(Rule):
     formula = "the forward half again, then the backward half"
+    saved = ("xs",)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         refused = _jax.effects_refused_by_remat(params["jaxpr"].effects)
@@ -33,7 +34,7 @@ class Remat(Rule):
                 f"Effects not supported in partial-eval of `checkpoint`/`remat`: {refused}. Move them out of the "
                 "checkpointed function: it runs twice."
             )
-        primals = [instantiate(x) for x in primals]
+        primals = tape.values(primals)
         active = tuple([t is not None for t in tracers])
         halves = split_remat(_jax.close(params["jaxpr"]), active, tape.rules, params["policy"])
         with set_current_trace(tape.parent):

@@ -63,7 +63,8 @@ def expose_scan(eqn, policy: Callable):
     layout = _jax.scan_layout(eqn.params)
     stacks = {v: Var(_jax.stacked_aval(eqn.params["length"], v.aval)) for v in saved}
     shown_body = with_outputs(shown, [*body.jaxpr.outvars, *saved])
-    shown_eqn = eqn.replace(outvars=[*eqn.outvars, *stacks.values()], params=_jax.scan_params(eqn.params, shown_body, *layout))
+    shown_params = _jax.scan_params(eqn.params, shown_body, *layout)
+    shown_eqn = eqn.replace(outvars=[*eqn.outvars, *stacks.values()], params=shown_params)
     fed_body = slice_program(fed, body.jaxpr.outvars, list(saved), keep=_jax.is_for_debugging, refs=True)
     params = _jax.scan_params(eqn.params, fed_body, *layout)
     fed_eqn = eqn.replace(invars=[*eqn.invars, *stacks.values()], params=params)

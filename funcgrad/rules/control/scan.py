@@ -18,15 +18,16 @@ from funcgrad.engine.program import evaluate, fixpoint, independent_of, slice_pr
 from funcgrad.engine.recording import accumulate
 from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
-from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.engine.zero import Zero
 from funcgrad.rules.table import Rule
 
 
 class Scan(Rule):
     formula = "the backward half of the body, scanned in reverse"
+    saved = ("residuals",)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        primals = [instantiate(x) for x in primals]
+        primals = tape.values(primals)
         active = tuple([t is not None for t in tracers])
         halves = split_scan(params["jaxpr"], *_jax.scan_layout(params), active, tape.rules)
         with set_current_trace(tape.parent):

@@ -16,15 +16,16 @@ from funcgrad import _jax
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.split import source_of
 from funcgrad.engine.tape import Tape, is_differentiable
-from funcgrad.engine.zero import Zero, instantiate
+from funcgrad.engine.zero import Zero
 from funcgrad.rules.table import Rule
 
 
 class ShardMap(Rule):
     formula = "the backward half of the body, on every device"
+    saved = ("residuals",)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        primals = [instantiate(x) for x in primals]
+        primals = tape.values(primals)
         fun, in_specs = params["fun"], params["in_specs"]
         shared = {name: params[name] for name in ("mesh", "check_vma", "newly_manual_axes")}
         shared["debug_info"] = params["debug_info"].with_unknown_names()
@@ -54,7 +55,8 @@ class ShardMap(Rule):
             body["captured"] = inner.captured
             body["out_specs"] = list(out_specs)
             body["is_scalar"] = [getattr(x, "shape", None) == () for x in new]
-            body["specs"] = [_jax.device_varying_spec(_jax.typeof(x), params["mesh"], params["check_vma"], names) for x in new]
+            mesh, checked = params["mesh"], params["check_vma"]
+            body["specs"] = [_jax.device_varying_spec(_jax.typeof(x), mesh, checked, names) for x in new]
             new = [lax.broadcast(x, (1,)) if scalar else x for x, scalar in zip(new, body["is_scalar"], strict=True)]
             return _jax.flat_tree(new, out.update(outs)).with_aux((*body["specs"], *out_specs))
 

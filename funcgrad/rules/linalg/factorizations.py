@@ -93,6 +93,7 @@ def times_inverse_adjoint(x, u):
 
 @textbook
 def qr(cts, outs, x_aval, *, pivoting, full_matrices):
+    """x̄ = (q̄ + q (s + sᴴ)) r⁻ᴴ with s = Φ(r r̄ᴴ - q̄ᴴ q) for the square that is at the left of x."""
     q_ct, r_ct, *_ = cts
     q, r, *permutation = outs
     m, n = x_aval.shape[-2:]

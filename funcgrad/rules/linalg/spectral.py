@@ -93,7 +93,7 @@ def prepare_eig(shape, *, compute_left_eigenvectors, compute_right_eigenvectors,
 
 @textbook
 def eig(cts, outs, x_aval, *, compute_left_eigenvectors, compute_right_eigenvectors):
-    """The right eigenvectors are those of x, the left ones those of xᴴ with the eigenvalues' conjugates."""
+    """x̄ = v⁻ᴴ (diag(w̄) + (vᴴ v̄)_ij / (w_j - w_i)*) vᴴ; left eigenvectors are those of xᴴ, eigenvalues conjugate."""
     (w_ct, *vector_cts), (w, *vectors) = cts, outs
     x_ct = None
     if compute_right_eigenvectors:

@@ -68,7 +68,8 @@ def test_donated_arguments_are_donated_on_the_way_forward_only():
 def test_shardings_are_those_of_the_arguments_and_outputs():
     here = SingleDeviceSharding(jax.devices()[0])
     f = jax.jit(lambda x, w: jnp.sin(x) * w, in_shardings=(here, None), out_shardings=here)
-    forward, backward = [eqn for eqn in jits(fg.grad(lambda x: jnp.sum(f(x, V))), V) if eqn.params["name"] == "<lambda>"]
+    eqns = jits(fg.grad(lambda x: jnp.sum(f(x, V))), V)
+    forward, backward = [eqn for eqn in eqns if eqn.params["name"] == "<lambda>"]
     assert forward.params["in_shardings"][0] == here and forward.params["out_shardings"][0] == here
     assert backward.params["in_shardings"][-1] == here and backward.params["out_shardings"][-1] == here
     assert_agrees(lambda x: jnp.sum(f(x, V) ** 2), V)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,10 +55,11 @@ from jax._src.traceback_util import api_boundary
 from jax._src.util import weakref_lru_cache, wraps
 from jax.extend.core import ClosedJaxpr
 
+flattree: Any
 try:
-    from jax._src import flattree
+    flattree = importlib.import_module("jax._src.flattree")
 except ImportError:  # before jax 0.11
-    from jax._src.tree_util import FlatTree as flattree  # type: ignore[attr-defined, no-redef, assignment]
+    flattree = tree_util.FlatTree
 
 eval_trace = core.eval_trace
 eval_jaxpr = core.eval_jaxpr
@@ -220,7 +222,6 @@ def jit_inlines(params) -> bool:
     shardings = (*params["in_shardings"], *params["out_shardings"])
     layouts = (*params["in_layouts"], *params["out_layouts"])
     return all(s is UNSPECIFIED for s in shardings) and all(x is None for x in layouts)
-
 
 
 ragged_dot_general_p = lax_internal.ragged_dot_general_p
@@ -445,7 +446,7 @@ def flat_tree(*groups):
     return trees[0] if len(trees) == 1 else flattree.pack(trees)
 
 
-def manual_names(mesh, manual_axes) -> tuple[str, ...]:
+def manual_names(mesh, manual_axes) -> tuple[Any, ...]:
     """The axes that a ``shard_map``, entered here, makes manual."""
     return shard_map._all_newly_manual_mesh_names(mesh, manual_axes)
 
@@ -455,7 +456,7 @@ def device_varying_spec(aval, mesh, check_vma: bool, names: tuple[str, ...]):
     return aval.nospec(mesh, check_vma, names)
 
 
-def unmentioned(mesh, spec, manual_axes) -> tuple[str, ...]:
+def unmentioned(mesh, spec, manual_axes) -> tuple[Any, ...]:
     """The manual axes that a layout does not name: those along which a value is the same on every device."""
     return tuple(shard_map._unmentioned2(mesh, spec, manual_axes))
 

@@ -127,7 +127,7 @@ class Tape(Trace):
             return None
         if x._trace is self:
             return x
-        outside = self.outer and self.outer.owned(x)
+        outside = None if self.outer is None else self.outer.owned(x)
         if outside is None:
             return None
         if outside.slot not in self.captured:

@@ -38,40 +38,38 @@ __all__ = [
     "no_derivative",
 ]
 
+#: The modules of rules, in the order in which they are read.
+families = (
+    elementwise,
+    shaping,
+    reductions,
+    contractions,
+    ragged,
+    indexing,
+    scatters,
+    windows,
+    cumulative,
+    convolutions,
+    ordering,
+    placement,
+    markers,
+    linalg,
+    fft,
+    special,
+    random,
+    refs,
+    jit,
+    scan,
+    cond,
+    loop,
+    remat,
+    calls,
+    collectives,
+    shard_map,
+    foreign,
+)
+
 #: Every rule the library has.
 default = RuleTable(
-    {
-        primitive: rule
-        for family in (
-            elementwise,
-            shaping,
-            reductions,
-            contractions,
-            ragged,
-            indexing,
-            scatters,
-            windows,
-            cumulative,
-            convolutions,
-            ordering,
-            placement,
-            markers,
-            linalg,
-            fft,
-            special,
-            random,
-            refs,
-            jit,
-            scan,
-            cond,
-            loop,
-            remat,
-            calls,
-            collectives,
-            shard_map,
-            foreign,
-        )
-        for primitive, rule in family.rules.items()
-    },
-    fallback=foreign.FOREIGN,
+    {primitive: rule for family in families for primitive, rule in family.rules.items()}, fallback=foreign.FOREIGN
 )

@@ -76,7 +76,8 @@ class RematHalves:
         activity = tuple([Activity(a and is_differentiable(v)) for a, v in zip(active, program.in_avals, strict=True)])
         self.split = split(program, activity, rules)
         self.num_outs = len(program.out_avals)
-        forward, saved = self.split.forward, {}
+        forward = self.split.forward
+        saved: dict[Var, Saved] = {}
         fed = forward
         if policy is not None:
             forward, fed, saved = expose(inline_jits(forward), policy)

@@ -138,7 +138,7 @@ def read(function: Callable, names: Mapping[str, str] | None = None) -> Text | l
 
 # Expressions. A text has the level of the operator that binds the loosest in it.
 
-TEST, OR, AND, NOT, COMPARE, ADD, DIVIDE, MULTIPLY, UNARY, POWER, ATOM = range(11)
+TEST, OR, AND, NOT, COMPARE, BITS, ADD, DIVIDE, MULTIPLY, UNARY, POWER, ATOM = range(12)
 
 
 class Text(NamedTuple):
@@ -158,14 +158,14 @@ class Unreadable(Exception):
 
 
 BINARY = {
-    "add": ("+", ADD), "sub": ("-", ADD), "mul": ("*", MULTIPLY), "div": ("/", DIVIDE),
-    "bitwise_and": ("and", AND), "bitwise_or": ("or", OR), "eq": ("==", COMPARE), "ne": ("!=", COMPARE),
-    "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE), "ge": (">=", COMPARE),
+    "or": ("or", OR), "and": ("and", AND), "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "lt": ("<", COMPARE),
+    "le": ("<=", COMPARE), "gt": (">", COMPARE), "ge": (">=", COMPARE), "bitwise_or": ("|", BITS),
+    "bitwise_and": ("&", BITS), "add": ("+", ADD), "sub": ("-", ADD), "mul": ("*", MULTIPLY), "div": ("/", DIVIDE),
     "pow": ("**", POWER), "integer_pow": ("**", POWER),
 }  # fmt: skip
 OPERATORS = {
-    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow", ast.And: "bitwise_and",
-    ast.Or: "bitwise_or", ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge",
+    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow", ast.And: "and",
+    ast.Or: "or", ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge",
 }  # fmt: skip
 TESTS = {ast.Is: "is", ast.IsNot: "is not", ast.In: "in", ast.NotIn: "not in"}
 #: Functions that are known by a shorter name.
@@ -185,8 +185,9 @@ def operation(name: str, left: Text, right: Text) -> Text:
     symbol, level = BINARY[name]
     if level == POWER:
         return Text(f"{left.within(ATOM)}{symbol}{right.within(UNARY)}", POWER)
-    if level == COMPARE:
-        return Text(f"{left.within(ADD)} {symbol} {right.within(ADD)}", COMPARE)
+    if level <= BITS:
+        inner = level if level < COMPARE else ADD
+        return Text(f"{left.within(inner)} {symbol} {right.within(inner)}", level)
     # Only + and * may be regrouped.
     inner = {"sub": DIVIDE, "div": UNARY}.get(name, level)
     text = f"{left.within(min(level, DIVIDE))} {symbol} {right.within(inner)}"
@@ -372,7 +373,9 @@ def alternative(test: Text, chosen: Text, otherwise: Text) -> Text:
 
 
 def is_ours(function: Any) -> bool:
-    return isinstance(function, FunctionType) and function.__module__.startswith("funcgrad.")
+    """Whether a function may be written out: JAX's and NumPy's are known by their names."""
+    package = getattr(function, "__module__", "").partition(".")[0]
+    return isinstance(function, FunctionType) and package not in ("jax", "numpy")
 
 
 def named(x: Any, otherwise: str) -> str:

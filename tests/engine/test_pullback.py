@@ -209,7 +209,7 @@ def test_a_gradient_leaves_no_arrays_behind(program, no_collector):
         call(jnp.ones(3) + 1)
         before = len(jax.live_arrays())
         call(jnp.ones(3) + 1)
-        assert len(jax.live_arrays()) == before
+        assert len(jax.live_arrays()) <= before
 
 
 def test_a_gradient_leaves_no_reference_cycles(no_collector):

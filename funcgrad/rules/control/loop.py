@@ -312,7 +312,7 @@ class LoopHalves:
 def counter_of(cond: ClosedJaxpr, body: ClosedJaxpr, num_consts: int) -> Callable | None:
     """The number of steps as a function of the condition's constants and the initial carry, where it can be told.
 
-    It can where the condition is ``i < n``, the body adds one to ``i`` and ``n`` does not change.
+    It can where the condition is ``i < n`` of integers, the body adds one to ``i`` and ``n`` does not change.
     """
     if len(cond.jaxpr.eqns) != 1 or cond.jaxpr.eqns[0].primitive is not lax.lt_p:
         return None
@@ -329,6 +329,8 @@ def counter_of(cond: ClosedJaxpr, body: ClosedJaxpr, num_consts: int) -> Callabl
     own, one = body.jaxpr.invars[num_consts + at], steps[0].invars[1]
     if steps[0].invars[0] is not own or type(one) is not Literal or one.val != 1 or i.aval.shape != ():
         return None
+    if not jnp.issubdtype(i.aval.dtype, jnp.integer):
+        return None
     if type(n) is not Literal:
         bound = places.get(n)
         if bound is None:
@@ -340,7 +342,9 @@ def counter_of(cond: ClosedJaxpr, body: ClosedJaxpr, num_consts: int) -> Callabl
     def count(cond_consts: Sequence[Any], init: Sequence[Any]) -> jax.Array:
         start = init[at]
         stop = n.val if type(n) is Literal else [*cond_consts, *init][places[n]]
-        return jnp.maximum(stop - start, 0).astype(jnp.int32)
+        # In a type that holds the difference, which that of a narrow or unsigned counter may not.
+        steps = lax.convert_element_type(stop, jnp.int32) - lax.convert_element_type(start, jnp.int32)
+        return jnp.where(start < stop, steps, 0)
 
     return count
 

@@ -178,6 +178,29 @@ def test_a_fori_loop_with_traced_bounds_agrees():
         np.testing.assert_allclose(mine, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("lower", "upper", "count"),
+    [
+        (np.uint8(3), np.uint8(1), 0),
+        (np.uint32(5), np.uint32(2), 0),
+        (np.int8(-100), np.int8(100), 200),
+        (np.int64(0), np.int64(7), 7),
+    ],
+    ids=str,
+)
+def test_the_counter_may_be_an_integer_of_any_type(lower, upper, count):
+    f = lambda x, lower, upper: lax.fori_loop(lower, upper, lambda i, x: 1.01 * x, x)  # noqa: E731
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(quick_jit(fg.grad(f))(2.0, lower, upper), 1.01**count, rtol=1e-9)
+
+
+def test_a_counter_that_is_no_integer_is_no_counter():
+    f = lambda x, n: lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, c[1] * x), (0.0, x))[1]  # noqa: E731
+    for n, power in ((2.5, 4), (3.0, 4), (0.1, 2), (-1.0, 1)):
+        value, gradient = fg.value_and_grad(f)(2.0, n)
+        assert (float(value), float(gradient)) == (2**power, power * 2 ** (power - 1))
+
+
 # What may be in a loop.
 
 

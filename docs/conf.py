@@ -1,6 +1,11 @@
 """Sphinx configuration."""
 
+import sys
+from pathlib import Path
+
 import funcgrad
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "funcgrad"
 author = "The funcgrad authors"
@@ -18,3 +23,9 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = "funcgrad"
+
+
+def setup(app):
+    import generate_rules
+
+    app.connect("builder-inited", lambda app: generate_rules.write(Path(app.srcdir)))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 
 import pytest
+
+# Before JAX looks for devices: programs for several of them run on simulated ones.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 
 
 @pytest.hookimpl(tryfirst=True)

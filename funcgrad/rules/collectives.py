@@ -36,10 +36,9 @@ def gather_to_source(ct, *, axis_name, source):
     return lax.select(lax.axis_index(axis_name) == source, total, full_like(total, 0))
 
 
-def all_to_all(ct, *, axis_name, split_axis, concat_axis, axis_index_groups, tiled):
-    return lax.all_to_all(
-        ct, axis_name, split_axis=concat_axis, concat_axis=split_axis, axis_index_groups=axis_index_groups, tiled=tiled
-    )
+def all_to_all(ct, *, split_axis, concat_axis, **params):
+    # Bound, not called: for the primitive the axis that is split stays, with size 1, also where it is not tiled.
+    return lax.all_to_all_p.bind(ct, split_axis=concat_axis, concat_axis=split_axis, **params)
 
 
 def scatter_sum(ct, *, all_gather_dimension, axis_name, axis_index_groups, axis_size, tiled):

@@ -246,6 +246,24 @@ def test_a_custom_jvp_rule_is_used_instead_of_the_function():
     assert float(fg.grad(fg.grad(f))(3.0)) == 0
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        jax.jit,
+        jax.checkpoint,
+        lambda f: lambda x: lax.scan(lambda c, _: (f(c), None), x, None, length=1)[0],
+        lambda f: lambda x: lax.cond(x > 0, f, lambda x: x, x),
+    ],
+    ids=["jit", "checkpoint", "scan", "cond"],
+)
+def test_a_custom_jvp_rule_inside_a_program_is_used_at_every_order(wrap):
+    """The rule says more than the function's derivative, so it shows where the function is differentiated instead."""
+    sine = jax.custom_jvp(jnp.sin)
+    sine.defjvp(lambda p, t: (sine(*p), 2 * jnp.cos(p[0]) * t[0]))
+    f = wrap(lambda x: sine(x) ** 2)
+    np.testing.assert_allclose(fg.grad(fg.grad(f))(0.3), jax.jacfwd(jax.jacfwd(f))(0.3), rtol=1e-5)
+
+
 def test_a_custom_jvp_rule_runs_operations_of_every_linear_kind_on_tangents():
     @jax.custom_jvp
     def f(x, y):

@@ -152,3 +152,41 @@ def test_derivative_of_a_linearized_custom_vjp_is_refused_as_in_jax():
 )
 def test_marker_passes_derivatives_on(mark):
     assert_agrees(lambda x: jnp.sum(mark(x)), jnp.array([0.5, 2.0]))
+
+
+class Largest:
+    """The rules of an extended dtype: float32, but with the maximum for a sum."""
+
+    allow_conversion = True
+
+    @staticmethod
+    def physical_element_aval(dtype):
+        return jax.core.ShapedArray((), np.dtype(np.float32))
+
+    @staticmethod
+    def tangent_dtype(dtype):
+        return dtype
+
+    @staticmethod
+    def add(dtype, x, y):
+        largest = lax.max(*[lax.convert_element_type(a, np.dtype(np.float32)) for a in (x, y)])
+        return lax.convert_element_type(largest, dtype)
+
+
+class LargestDType(_jax.dtypes.ExtendedDType):
+    name, itemsize, type, _rules = "largest", 4, _jax.extended, Largest
+
+    def __hash__(self):
+        return hash(self.name)
+
+    def __eq__(self, other):
+        return isinstance(other, LargestDType)
+
+
+def test_cotangents_of_an_extended_dtype_are_of_that_dtype_and_add_up_by_its_rule():
+    def f(x):
+        marked = lax.convert_element_type(x, LargestDType())
+        doubled, tripled = [n * lax.convert_element_type(marked, np.dtype(np.float32)) for n in (2, 3)]
+        return jnp.sum(doubled + tripled)
+
+    np.testing.assert_array_equal(jax.jit(fg.grad(f))(jnp.ones(2)), [3, 3])

@@ -141,6 +141,11 @@ def user_line(source) -> str:
     return source_info_util.summarize(source)
 
 
+def user_frames(source) -> list[Any]:
+    """The user's frames of a source info, innermost first: file, qualified function name, lines and columns."""
+    return list(source_info_util.user_frames(source.traceback))
+
+
 def one_like(x) -> jax.Array:
     """The seed of a backward pass: one, of ``x``'s type, weak type and sharding."""
     return lax_internal._one_vjp(x)
@@ -397,12 +402,12 @@ PERTURBED = pe.DynamicJaxprTracer(
 )
 
 
-NotNeeded = api.NotNeeded
+NotNeeded, DontWant = api.NotNeeded, api.DontWant
 
 
 def deliver(ct, target, replace: bool) -> Any:
     """Give a cotangent to what asked for it; returns what stands in its place."""
-    if isinstance(target, api.DontWant | ad.NullAccum):
+    if isinstance(target, DontWant | ad.NullAccum):
         return api.DidntWant()
     if isinstance(target, ad.GradAccum):
         target.accum(ct)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -141,7 +141,9 @@ class Pullback:
             return jax.tree.unflatten(sig.in_tree, pull_back(self.recording(), sig, ct))
         pairs = list(zip(sig.content_slots, targets, strict=True))
         contents = [(slot, target[...]) for slot, target in pairs if slot is not None and _jax.is_ref_value(target)]
-        cts = pull_back(self.recording(), sig, ct, contents)
+        asked = zip(sig.in_slots, targets, strict=True)
+        unwanted = [slot for slot, target in asked if slot is not None and isinstance(target, _jax.DontWant)]
+        cts = pull_back(self.recording(), sig, ct, contents, unwanted)
         cts = [_jax.deliver(x_ct, target, slot is not None) for x_ct, (slot, target) in zip(cts, pairs, strict=True)]
         return jax.tree.unflatten(sig.in_tree, cts)
 
@@ -159,14 +161,25 @@ class Pullback:
         return f"<pullback of {self.signature.name}: {len(self._recording.nodes)} operations>"
 
 
-def pull_back(recording: Recording, sig: Signature, ct: Any, contents: Sequence[tuple[int, Any]] = ()) -> list[Any]:
-    """Cotangents of the argument leaves, for the output cotangent ``ct``.
+def pull_back(
+    recording: Recording,
+    sig: Signature,
+    ct: Any,
+    contents: Sequence[tuple[int, Any]] = (),
+    unwanted: Collection[int] = (),
+) -> list[Any]:
+    """Cotangents of the argument leaves, for the output cotangent ``ct``; None for those in the slots ``unwanted``.
 
     ``contents`` pairs slots with cotangents of what references among the arguments hold in the end.
     """
+    if unwanted:
+        recording = recording.without(unwanted)
     cts = recording.pull([*zip(sig.out_slots, check_cotangent(ct, sig), strict=True), *contents])
-    pulled = []
+    pulled: list[Any] = []
     for slot, aval in zip(sig.in_slots, sig.in_avals, strict=True):
+        if slot in unwanted:
+            pulled.append(None)
+            continue
         x_ct = None if slot is None else cts[slot]
         pulled.append(_jax.zeros(_jax.ct_type(aval)) if x_ct is None else x_ct)
     return pulled

@@ -63,6 +63,17 @@ class Recording:
                         cts[slot] = ct if known is None else _jax.add_cotangents(known, ct)
         return cts
 
+    def without(self, slots: Iterable[int]) -> Recording:
+        """What remains to be done where nobody asks for the cotangents of the inputs in ``slots``."""
+        unwanted, nodes = set(slots), []
+        for node in self.nodes:
+            wanted = tuple([slot not in unwanted for slot in node.parents])
+            if any(wanted):
+                nodes.append(node if all(wanted) else node.with_rule(node.rule.narrowed(wanted)))
+            else:
+                unwanted.update(slot for slot in node.outs if slot is not None)
+        return Recording(nodes, self.slots, self.scope)
+
     def flatten(self, is_leaf: Callable[[Any], bool]) -> tuple[list[Any], Recording]:
         """The residuals that are leaves, each once, and the recording with their places in them."""
         leaves: list[Any] = []

@@ -50,9 +50,9 @@ class Node:
         self.outs = outs
         self.source = source
 
-    def with_residuals(self, residuals: tuple) -> Node:
+    def _with(self, rule: Any, residuals: tuple) -> Node:
         return Node(
-            self.rule,
+            rule,
             self.primitive,
             self.params,
             self.static,
@@ -62,6 +62,12 @@ class Node:
             self.outs,
             self.source,
         )
+
+    def with_residuals(self, residuals: tuple) -> Node:
+        return self._with(self.rule, residuals)
+
+    def with_rule(self, rule: Any) -> Node:
+        return self._with(rule, self.residuals)
 
 
 class TapeTracer(Tracer):
@@ -288,6 +294,9 @@ class CustomPullback:
         self.zero: Callable = SymbolicZero if symbolic_zeros else _jax.zeros
         self.out_avals = out_avals
         self.active = active
+
+    def narrowed(self, wanted: tuple[bool, ...]) -> CustomPullback:
+        return self
 
     def pullback(self, node: Node, cts: Sequence[Any]) -> Sequence[Any]:
         cts = [self.zero(aval) if ct is None else ct for ct, aval in zip(cts, self.out_avals, strict=True)]

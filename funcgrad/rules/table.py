@@ -18,6 +18,7 @@ forward, by the function of that name given as keyword: ``formula(lambda ct, mas
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,10 @@ class Rule:
     def pullback(self, node: Node, cts: Sequence[Any]) -> Sequence[Any]:
         """Cotangents for ``node.parents``, given one (or None) for each output."""
         raise NotImplementedError
+
+    def narrowed(self, wanted: tuple[bool, ...]) -> Any:
+        """A rule that may leave out the cotangents of parents that are not wanted."""
+        return self
 
 
 class Signature:
@@ -207,6 +212,12 @@ class Plan:
                 if fused is not None:
                     return fused(*arrays)
         return self.apply(ct, residuals, node.params, node.avals)
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019 - plans live as long as their rule
+    def narrowed(self, wanted: tuple[bool, ...]) -> Plan:
+        plan = copy.copy(self)
+        plan.calls = [call if want else None for call, want in zip(self.calls, wanted, strict=True)]
+        return plan
 
     def apply(self, ct: Any, residuals: Sequence[Any], params: Mapping[str, Any], avals: Sequence[Any]) -> list[Any]:
         """A cotangent, or None, for each active operand. Of ``avals``, the operands' types, only shapes are read."""

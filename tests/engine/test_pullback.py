@@ -165,6 +165,19 @@ def test_cotangents_can_be_added_to_references():
     assert_same(run(fg.vjp), run(jax.vjp), 1e-6)
 
 
+def test_what_nobody_wants_is_not_computed():
+    def pulled(vjp, unwanted, wanted):
+        _, pullback = vjp(lambda x, y: jnp.sin(x) * jnp.exp(y) * x, V, V + 1)
+        return pullback.with_refs(unwanted, wanted)(V)
+
+    wanted = (jax.ad.DontWant(), jax.ad.GradValue())
+    mine, theirs = pulled(fg.vjp, *wanted), pulled(jax.vjp, *wanted)
+    assert mine[0] == theirs[0]
+    assert_same(mine[1], theirs[1], 1e-6)
+    operations = str(jax.make_jaxpr(lambda: pulled(fg.vjp, *wanted)[1])())
+    assert "cos" not in operations and "cos" in str(jax.make_jaxpr(lambda: pulled(fg.vjp, *wanted[::-1])[0])())
+
+
 # Memory. With the collector off, only the last reference's going frees an array.
 
 

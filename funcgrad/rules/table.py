@@ -213,7 +213,7 @@ class Plan:
                     return fused(*arrays)
         return self.apply(ct, residuals, node.params, node.avals)
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019 - plans live as long as their rule
+    @functools.cache  # noqa: B019 - plans live as long as their rule
     def narrowed(self, wanted: tuple[bool, ...]) -> Plan:
         plan = copy.copy(self)
         plan.calls = [call if want else None for call, want in zip(self.calls, wanted, strict=True)]

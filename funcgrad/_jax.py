@@ -11,7 +11,7 @@ import functools
 import importlib
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -41,19 +41,20 @@ from jax._src import (
     xla_metadata,
 )
 from jax._src import linear_util as lu
-from jax._src.interpreters import ad
+from jax._src.interpreters import ad, batching
 from jax._src.interpreters import partial_eval as pe
 from jax._src.lax import eval_jaxpr as lax_eval_jaxpr
 from jax._src.lax import lax as lax_internal
 from jax._src.lax import parallel
 from jax._src.mesh import use_abstract_mesh
+from jax._src.numpy import reductions as numpy_reductions
 from jax._src.random import prng
 from jax._src.state import discharge
 from jax._src.state import primitives as state_primitives
 from jax._src.state.types import AbstractRef, ReadEffect, RefEffect
 from jax._src.traceback_util import api_boundary
 from jax._src.util import weakref_lru_cache, wraps
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, Primitive
 
 flattree: Any
 try:
@@ -349,18 +350,39 @@ def without_dead_code(program):
     return program.replace(jaxpr=jaxpr)
 
 
+current_scope = source_info_util.current_name_stack
+
+
+@contextlib.contextmanager
+def context_of(eqn, scope):
+    """The line and settings of an equation, and the scope it has inside of ``scope``."""
+    with user_context(eqn.source_info.traceback, name_stack=scope + eqn.source_info.name_stack), eqn.ctx.manager:
+        yield
+
+
+def rebind(eqn, values: Sequence[Any], scope) -> list[Any]:
+    """The outputs of an equation for other operands."""
+    with context_of(eqn, scope):
+        outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    return list(outs) if eqn.primitive.multiple_results else [outs]
+
+
+def is_unsharded(aval) -> bool:
+    mesh = getattr(getattr(aval, "sharding", None), "mesh", None)
+    return isinstance(aval, core.ShapedArray) and (mesh is None or mesh.empty)
+
+
 def eval_inlining(program, primitive, args) -> list[Any]:
     """Evaluate ``program`` with the calls of ``primitive`` in it, at any depth of such calls, spelled out."""
     env = dict(zip((*program.jaxpr.constvars, *program.jaxpr.invars), (*program.consts, *args), strict=True))
-    scope = source_info_util.current_name_stack()
+    scope = current_scope()
     for eqn in program.jaxpr.eqns:
         values = [x.val if type(x) is core.Literal else env[x] for x in eqn.invars]
-        with user_context(eqn.source_info.traceback, name_stack=scope + eqn.source_info.name_stack), eqn.ctx.manager:
-            if eqn.primitive is primitive:
+        if eqn.primitive is primitive:
+            with context_of(eqn, scope):
                 outs = eval_inlining(eqn.params["jaxpr"], primitive, values)
-            else:
-                outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
-        outs = outs if eqn.primitive.multiple_results else [outs]
+        else:
+            outs = rebind(eqn, values, scope)
         env.update(zip(eqn.outvars, outs, strict=True))
     return [x.val if type(x) is core.Literal else env[x] for x in program.jaxpr.outvars]
 
@@ -571,3 +593,65 @@ def call_bwd(bwd, *args) -> Sequence[Any]:
     results = bwd.call_wrapped(*args)
     # Since jax 0.12 they come with logs.
     return results[0] if hasattr(ad, "CustomBwdWithAccums") else results
+
+
+# Jitted functions, as a rule table recognises them.
+
+JittedFunction = type(jax.jit(lambda: None))
+
+
+def jitted(function: Any) -> Any:
+    """The jitted function that ``function`` is, or is a ``custom_jvp`` or ``custom_vjp`` form of; else None."""
+    if isinstance(function, jax.custom_jvp | jax.custom_vjp):
+        function = getattr(function, "__wrapped__", None)
+    return function if isinstance(function, JittedFunction) else None
+
+
+def inlines_early(function) -> bool:
+    """Whether a jitted function is written out where it is called inside another."""
+    inline = function._jit_info.inline
+    return inline if isinstance(inline, bool) else inline.name == "JAX_EARLY"
+
+
+def static_names(function) -> frozenset[str]:
+    return frozenset(function._jit_info.static_argnames)
+
+
+def source_of(function) -> str:
+    """The name and place of a function, as its programs have them in ``debug_info.func_src_info``."""
+    return api_util.fun_sourceinfo(function)
+
+
+def is_own_program(program) -> bool:
+    """Whether a jitted function's program was traced from the function, and not made of such a program by batching."""
+    return program.jaxpr.debug_info.result_paths is not None
+
+
+#: What ``jnp.std`` jits.
+std = numpy_reductions._std
+
+
+class Batching(NamedTuple):
+    """How a program was batched: the axis, and where it is in each input and output, None where it is not."""
+
+    size: int
+    name: Any
+    spmd_name: Any
+    in_axes: Sequence[int | None]
+    out_axes: Sequence[int | None]
+
+
+@weakref_lru_cache
+def batching_of(program) -> tuple[ClosedJaxpr, Batching] | None:
+    """The program that ``program`` is the batched form of, and how; None where that is not known any more.
+
+    JAX does not say, but it keeps what it has batched, to do so once.
+    """
+    for ref, _, (axis, in_axes), _ in batching._batch_jaxpr2.cache_keys():
+        single = ref()
+        if single is None or single.jaxpr.debug_info.func_src_info != program.jaxpr.debug_info.func_src_info:
+            continue
+        batched, out_axes = batching._batch_jaxpr2(single, axis, in_axes)
+        if batched is program or (batched.in_avals == program.in_avals and str(batched) == str(program)):
+            return single, Batching(axis.size, axis.name, axis.spmd_name, in_axes, out_axes)
+    return None

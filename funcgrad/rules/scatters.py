@@ -52,10 +52,10 @@ def read(ct, y, z_aval, *, dimension_numbers, indices_are_sorted, unique_indices
 # With repeated indices an update of a product has the product of the others for a slope, which is not at hand.
 
 
-def multiply_updates(ct, x, y, z_aval, *, unique_indices, **params):
+def multiplied(x, y, z_aval, *, unique_indices, **params):
     if not unique_indices:
         raise NotImplementedError("scatter_mul gradients are only implemented if `unique_indices=True`")
-    return read(lax.mul(ct, x), y, z_aval, unique_indices=True, **params)
+    return read(x, y, z_aval, unique_indices=True, **params)
 
 
 # Replacing. Where indices repeat it is not specified which update wins, so numbers are scattered to find the winners,
@@ -134,7 +134,10 @@ rules = {
         lambda ct: ct, None, lambda ct, y, z_aval, **params: lax.neg(read(ct, y, z_aval, **params))
     ),
     lax.scatter_mul_p: formula(
-        lambda ct, y, z, **params: lax.scatter_mul(ct, y, z, **place(params)), None, multiply_updates
+        lambda ct, y, z, **params: lax.scatter_mul(ct, y, z, **place(params)),
+        None,
+        lambda ct, y, z_aval, multiplied, **params: lax.mul(read(ct, y, z_aval, **params), multiplied),
+        multiplied=multiplied,
     ),
     lax.scatter_min_p: joint(choose, winners=attained),
     lax.scatter_max_p: joint(choose, winners=attained),

@@ -19,6 +19,7 @@ from funcgrad.engine.recording import accumulate
 from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero
+from funcgrad.rules.control.in_place import in_place
 from funcgrad.rules.table import Rule
 
 
@@ -113,7 +114,8 @@ class Backward:
             return [*sums, *carry, *(ct for ct in xs if ct is not None)]
 
         avals = [*fixed_avals, *const_avals, *carry_avals, *stacked_avals, *y_avals]
-        self.body = _jax.trace_to_jaxpr(step, avals, body.jaxpr.debug_info)
+        carries = [(len(fixed_avals) + i, i) for i in range(last)]
+        self.body = in_place(_jax.trace_to_jaxpr(step, avals, body.jaxpr.debug_info), carries)
         #: The types of the sums by the number of the constant.
         self.sum_avals = dict(zip(consts, const_avals, strict=True))
         self.num_carry = len(carry_avals)
@@ -190,7 +192,9 @@ class ScanHalves:
             self.sources.append(source)
             self.is_stacked.append(varies)
             self.residual_avals.append(var.aval)
-        self.forward = with_outputs(program, [*outvars, *stacked])
+        self.forward = in_place(
+            with_outputs(program, [*outvars, *stacked]), [(first + i, i) for i in range(last - first)]
+        )
         invariant = slice_program(program, hoisted)
         self.invariant = invariant.replace(jaxpr=invariant.jaxpr.replace(invars=invars[:first]))
 

@@ -54,7 +54,7 @@ from jax._src.state import primitives as state_primitives
 from jax._src.state.types import AbstractRef, ReadEffect, RefEffect
 from jax._src.traceback_util import api_boundary
 from jax._src.util import weakref_lru_cache, wraps
-from jax.extend.core import ClosedJaxpr, Primitive
+from jax.extend.core import ClosedJaxpr
 
 flattree: Any
 try:
@@ -135,6 +135,11 @@ def trace_to_jaxpr(fun: Callable[..., Sequence[Any]], in_avals: Sequence[Any], i
     wrapped = lu.wrap_init(fun, debug_info=info.with_unknown_names())
     jaxpr, _, consts = pe.trace_to_jaxpr_dynamic(wrapped, list(in_avals))
     return ClosedJaxpr(jaxpr, consts)
+
+
+def unnamed(program: ClosedJaxpr) -> Any:
+    """The debug information of a program, for one with other inputs and outputs."""
+    return program.jaxpr.debug_info.with_unknown_names()
 
 
 def user_line(source) -> str:
@@ -360,10 +365,10 @@ def context_of(eqn, scope):
         yield
 
 
-def rebind(eqn, values: Sequence[Any], scope) -> list[Any]:
-    """The outputs of an equation for other operands."""
+def rebind(eqn, values: Sequence[Any], scope, **changed: Any) -> list[Any]:
+    """The outputs of an equation for other operands, and other parameters where given."""
     with context_of(eqn, scope):
-        outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+        outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params({**eqn.params, **changed}))
     return list(outs) if eqn.primitive.multiple_results else [outs]
 
 

@@ -6,8 +6,57 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Literal, Var
+from jax.extend.core.primitives import add_jaxvals_p
 
 from funcgrad import _jax
+
+
+class Flow:
+    """What makes each variable of a program, and what uses it; equations by number."""
+
+    def __init__(self, program: ClosedJaxpr):
+        self.program = program
+        self.eqns = program.jaxpr.eqns
+        self.maker = {v: k for k, eqn in enumerate(self.eqns) for v in eqn.outvars}
+        self.uses: dict[Var, list[int]] = {}
+        for k, eqn in enumerate(self.eqns):
+            for x in eqn.invars:
+                if type(x) is not Literal:
+                    self.uses.setdefault(x, []).append(k)
+        self.returned = [x for x in program.jaxpr.outvars if type(x) is not Literal]
+
+    def made_by(self, x: Any) -> Any:
+        """The equation that makes ``x``, None for an input or a literal."""
+        k = None if type(x) is Literal else self.maker.get(x)
+        return None if k is None else self.eqns[k]
+
+    def is_used_once(self, x: Var) -> bool:
+        return len(self.uses.get(x, ())) == 1 and x not in self.returned
+
+    def ancestors(self, xs: Sequence[Any], done: Collection[int] = ()) -> set[int]:
+        """The equations that ``xs`` depend on, but for those that are ``done``."""
+        found: set[int] = set()
+        rest = [x for x in xs if type(x) is not Literal]
+        while rest:
+            k = self.maker.get(rest.pop())
+            if k is not None and k not in done and k not in found:
+                found.add(k)
+                rest += [x for x in self.eqns[k].invars if type(x) is not Literal]
+        return found
+
+    def terms(self, k: int) -> tuple[list[Any], list[int]]:
+        """What cotangents equation ``k`` adds up, and the equations that do."""
+        terms: list[Any] = []
+        sums = [k]
+        for x in self.eqns[k].invars:
+            eqn = self.made_by(x)
+            if eqn is not None and eqn.primitive is add_jaxvals_p and self.is_used_once(x):
+                inner_terms, inner_sums = self.terms(self.maker[x])
+                terms += inner_terms
+                sums += inner_sums
+            else:
+                terms.append(x)
+        return terms, sums
 
 
 def with_outputs(program: ClosedJaxpr, outvars: Sequence[Any]) -> ClosedJaxpr:

@@ -8,13 +8,15 @@ and shared by every call.
 
 from __future__ import annotations
 
+import copy
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Literal, set_current_trace, take_current_trace
 
 from funcgrad import _jax
+from funcgrad.engine.program import evaluate
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Tape, TapeTracer, is_differentiable
 from funcgrad.engine.zero import Zero
@@ -41,15 +43,16 @@ class Split:
     ``forward`` takes the inputs that have values and returns the outputs that have values, then new residuals.
     ``out_active`` says which outputs depend on an active input, ``out_known`` which have a value. ``sources`` says
     where each residual comes from: ``("in", i)`` an input, ``("out", i)`` an output, ``("new", i)`` a new residual.
+    ``in_slots`` and ``out_slots`` are the slots of the inputs and outputs in the recording, None where one has none.
 
     An input may be a reference. ``refs`` are the active ones, ``written`` those among them that get a new content; the
     backward half takes the cotangents of all their last contents after those of the outputs.
     """
 
     __slots__ = (
-        "_backwards", "_debug_info", "_in_slots", "_out_slots", "_skeleton",
-        "active_in", "ct_avals", "forward", "in_avals", "out_active", "out_avals", "out_known", "refs", "sources",
-        "written",
+        "_backwards", "_debug_info", "_recompute", "_skeleton",
+        "active_in", "ct_avals", "forward", "in_avals", "in_slots", "out_active", "out_avals", "out_known",
+        "out_slots", "refs", "sources", "written",
     )  # fmt: skip
 
     def __init__(self, jaxpr: ClosedJaxpr, activity: Sequence[Activity], rules: Any):
@@ -62,6 +65,8 @@ class Split:
         self.ct_avals = [_jax.ct_type(aval) for aval in (*self.out_avals, *(in_avals[i] for i in self.refs))]
         self._debug_info = jaxpr.jaxpr.debug_info
         self._backwards: dict[tuple, tuple[ClosedJaxpr, list[bool]]] = {}
+        #: The program that computes what the recording needs from the residuals, None where that is these.
+        self._recompute: ClosedJaxpr | None = None
 
         def forward(*values: Any) -> list[Any]:
             rest = iter(values)
@@ -80,10 +85,10 @@ class Split:
                 del args
             stripped = [tape.strip(x) for x in outs]
             self.written = [i for i, slot in zip(self.refs, contents, strict=True) if slot != in_slots[i]]
-            self._out_slots = [*(slot for _, slot in stripped), *contents]
-            recording = Recording.of(tape, self._out_slots)
+            self.out_slots = [*(slot for _, slot in stripped), *contents]
+            recording = Recording.of(tape, self.out_slots)
             leaves, self._skeleton = recording.flatten(lambda x: _jax.is_tracer(x) and not isinstance(x, TapeTracer))
-            self._in_slots = in_slots
+            self.in_slots = in_slots
             self.out_known = [type(x) is not Zero for x, _ in stripped]
             known_outs = [x for x, _ in stripped if type(x) is not Zero]
             new: list[Any] = []
@@ -92,7 +97,7 @@ class Split:
 
         values_in = [aval for aval, k in zip(in_avals, known, strict=True) if k]
         self.forward = _jax.trace_to_jaxpr(forward, values_in, self._debug_info)
-        self.out_active = [slot is not None for slot in self._out_slots[: len(self.out_avals)]]
+        self.out_active = [slot is not None for slot in self.out_slots[: len(self.out_avals)]]
 
     def residuals(self, known_ins: Sequence[Any], known_outs: Sequence[Any], new: Sequence[Any]) -> tuple[Any, ...]:
         places = {"in": known_ins, "out": known_outs, "new": new}
@@ -109,10 +114,33 @@ class Split:
             known = self._backwards[ct_avals] = self._trace_backward(residual_avals, ct_avals)
         return known
 
-    def pull(self, residuals: Sequence[Any], cts: Sequence[Any]) -> list[Any]:
-        """Run the backward half in place: cotangents of the active inputs, None for zero."""
-        pulled = self._skeleton.unflatten(residuals).pull(zip(self._out_slots, cts, strict=True))
-        slots = [s for s, active in zip(self._in_slots, self.active_in, strict=True) if active]
+    def keeping(self, forward: ClosedJaxpr, sources: Sequence[tuple[str, int]], recompute: ClosedJaxpr) -> Split:
+        """The same halves with other residuals, from which ``recompute`` computes these."""
+        other = copy.copy(self)
+        other.forward, other.sources, other._recompute, other._backwards = forward, list(sources), recompute, {}
+        return other
+
+    def recording(self, residuals: Sequence[Any]) -> Recording:
+        """What the program recorded, with these residuals."""
+        if self._recompute is not None:
+            residuals = evaluate(self._recompute, *residuals)
+        return self._skeleton.unflatten(residuals)
+
+    def outline(self, residuals: Sequence[Any]) -> Recording:
+        """What the program recorded, to look at: what is computed from the residuals is there as its type."""
+        if self._recompute is None:
+            return self._skeleton.unflatten(residuals)
+        given = dict(zip(self._recompute.jaxpr.invars, residuals, strict=True))
+        needed = self._recompute.jaxpr.outvars
+        return self._skeleton.unflatten([v.aval if type(v) is Literal else given.get(v, v.aval) for v in needed])
+
+    def pull(self, residuals: Sequence[Any], cts: Sequence[Any], sweep: Callable = Recording.pull) -> list[Any]:
+        """Run the backward half in place: cotangents of the active inputs, None for zero.
+
+        ``sweep`` pulls cotangents over a recording as ``Recording.pull`` does.
+        """
+        pulled = sweep(self.recording(residuals), zip(self.out_slots, cts, strict=True))
+        slots = [s for s, active in zip(self.in_slots, self.active_in, strict=True) if active]
         return [None if slot is None else pulled[slot] for slot in slots]
 
     def _trace_backward(self, residual_avals, ct_avals):

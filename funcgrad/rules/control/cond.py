@@ -14,9 +14,10 @@ from jax.extend.core import ClosedJaxpr, set_current_trace
 
 from funcgrad import _jax
 from funcgrad.engine.program import evaluate
-from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
+from funcgrad.engine.split import Activity, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero
+from funcgrad.rules.control.residuals import split_lean
 from funcgrad.rules.table import Rule
 
 
@@ -56,7 +57,7 @@ class CondHalves:
         self.active = active
         self.out_avals = branches[0].out_avals
         self.num_outs = len(self.out_avals)
-        self.splits = [split(branch, tuple(activity), rules) for branch in branches]
+        self.splits = [split_lean(branch, tuple(activity), rules) for branch in branches]
         self.out_active = [any(flags) for flags in zip(*(s.out_active for s in self.splits), strict=True)]
         self.refs, self.ct_avals = self.splits[0].refs, self.splits[0].ct_avals
         self.written = {i for s in self.splits for i in s.written}

@@ -25,6 +25,7 @@ from jax.extend.core import ClosedJaxpr, Literal, Var
 from jax.extend.core.primitives import add_jaxvals_p, jit_p
 
 from funcgrad import _jax
+from funcgrad.engine.program import Flow
 from funcgrad.rules.control.saving import inline_jits
 
 READS = {lax.gather_p, lax.dynamic_slice_p, lax.slice_p}
@@ -69,19 +70,8 @@ def is_large(aval: Any) -> bool:
     return _jax.is_unsharded(aval) and bool(aval.shape) and math.prod(aval.shape) * aval.dtype.itemsize >= SMALL
 
 
-class Body:
-    """A program with what makes each of its variables, and what uses it."""
-
-    def __init__(self, program: ClosedJaxpr):
-        self.program = program
-        self.eqns = program.jaxpr.eqns
-        self.maker = {v: k for k, eqn in enumerate(self.eqns) for v in eqn.outvars}
-        self.uses: dict[Var, list[int]] = {}
-        for k, eqn in enumerate(self.eqns):
-            for x in eqn.invars:
-                if type(x) is not Literal:
-                    self.uses.setdefault(x, []).append(k)
-        self.returned = [x for x in program.jaxpr.outvars if type(x) is not Literal]
+class Body(Flow):
+    """A loop's body with the steps that carried arrays take in it."""
 
     def chain(self, first: Var, last: Any) -> list[Link]:
         """The steps from a carried array to what is carried on, none if there is another kind of step among them."""
@@ -99,22 +89,11 @@ class Body:
                 return []
         return [] if first in self.returned else links
 
-    def ancestors(self, xs: Sequence[Any], done: set[int]) -> set[int]:
-        """The equations that are still to be run for ``xs``."""
-        found: set[int] = set()
-        rest = [x for x in xs if type(x) is not Literal]
-        while rest:
-            k = self.maker.get(rest.pop())
-            if k is not None and k not in done and k not in found:
-                found.add(k)
-                rest += [x for x in self.eqns[k].invars if type(x) is not Literal]
-        return found
-
     def link(self, after: Any) -> Link | None:
-        if type(after) is Literal or after not in self.maker:
+        eqn = self.made_by(after)
+        if eqn is None:
             return None
         k = self.maker[after]
-        eqn = self.eqns[k]
         if eqn.primitive in WRITES and type(eqn.invars[0]) is not Literal:
             return Link(eqn.invars[0], after, (k,), ())
         if eqn.primitive is not add_jaxvals_p:
@@ -126,28 +105,11 @@ class Body:
             return None
         return Link(dense[0], after, (*sparse, *sums[::-1]), tuple(sparse))
 
-    def terms(self, k: int) -> tuple[list[Any], list[int]]:
-        """What is added up in equation ``k``, and the equations that add."""
-        terms: list[Any] = []
-        sums = [k]
-        for x in self.eqns[k].invars:
-            maker = None if type(x) is Literal else self.maker.get(x)
-            if maker is not None and self.eqns[maker].primitive is add_jaxvals_p and self.is_used_once(x):
-                inner_terms, inner_sums = self.terms(maker)
-                terms += inner_terms
-                sums += inner_sums
-            else:
-                terms.append(x)
-        return terms, sums
-
-    def is_used_once(self, x: Var) -> bool:
-        return len(self.uses.get(x, ())) == 1 and x not in self.returned
-
     def is_sparse(self, x: Any) -> bool:
         """Whether ``x`` is zero but for some entries, and is needed for one sum only."""
-        if type(x) is Literal or x not in self.maker or not self.is_used_once(x):
+        eqn = self.made_by(x)
+        if eqn is None or not self.is_used_once(x):
             return False
-        eqn = self.eqns[self.maker[x]]
         if eqn.primitive is lax.pad_p:
             dense_inside = all(low >= 0 and high >= 0 and step == 0 for low, high, step in eqn.params["padding_config"])
             return dense_inside and self.is_zero(eqn.invars[1])
@@ -156,10 +118,8 @@ class Body:
     def is_zero(self, x: Any) -> bool:
         if type(x) is Literal:
             return not x.val
-        maker = self.maker.get(x)
-        if maker is None or self.eqns[maker].primitive is not lax.broadcast_in_dim_p:
-            return False
-        return self.is_zero(self.eqns[maker].invars[0])
+        eqn = self.made_by(x)
+        return eqn is not None and eqn.primitive is lax.broadcast_in_dim_p and self.is_zero(eqn.invars[0])
 
 
 class Rewriting:

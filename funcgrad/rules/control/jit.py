@@ -8,6 +8,7 @@ from jax.extend.core.primitives import jit_p
 from funcgrad import _jax
 from funcgrad.engine.split import Activity, activity_of, run, split, typed_cotangents, written_refs
 from funcgrad.engine.zero import Zero
+from funcgrad.rules.control.residuals import split_lean
 from funcgrad.rules.table import Rule
 
 PER_INPUT = ("in_shardings", "in_layouts", "donated_invars")
@@ -25,7 +26,8 @@ class Jit(Rule):
                 tape, jaxpr, [x if t is None else t for x, t in zip(primals, tracers, strict=True)], inlined=True
             )
         activity = tuple(map(activity_of, primals, tracers))
-        halves = split(jaxpr, activity, tape.rules)
+        # In a program that is staged out XLA sees both halves, and chooses by itself what to compute twice.
+        halves = (split_lean if tape.parent is _jax.eval_trace else split)(jaxpr, activity, tape.rules)
         known = [a is not Activity.TANGENT for a in activity]
         values = [x for x, k in zip(primals, known, strict=True) if k]
         count = sum(halves.out_known)

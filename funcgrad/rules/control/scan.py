@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Literal, set_current_trace
+from jax.extend.core import ClosedJaxpr, Literal, Var, set_current_trace
 
 from funcgrad import _jax
 from funcgrad.engine.program import evaluate, fixpoint, independent_of, slice_program, with_outputs
 from funcgrad.engine.recording import accumulate
-from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
+from funcgrad.engine.split import Activity, Split, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero
+from funcgrad.rules.control.deferred import defer
 from funcgrad.rules.control.in_place import in_place
+from funcgrad.rules.control.residuals import lean, size
 from funcgrad.rules.table import Rule
 
 
@@ -59,11 +61,15 @@ class Scan(Rule):
         at = halves.content_cts
         sums = [cts[at[i]] if i in at else _jax.zeros(aval) for i, aval in backward.sum_avals.items()]
         carries = [cts[i] for i in halves.carry_cts]
-        ys = [cts[i] for i in halves.stacked_cts if cts[i] is not None]
-        backward_params = _jax.scan_params(params, backward.body, len(fixed), len(sums) + len(carries))
+        xs = [*stacks, *(cts[i] for i in halves.stacked_cts if cts[i] is not None)]
+        body, steps = backward.body(params)
+        backward_params = _jax.scan_params(params, body, len(fixed), len(sums) + len(carries))
         backward_params["reverse"] = not params["reverse"]
-        results = node.primitive.bind(*fixed, *sums, *carries, *stacks, *ys, **backward_params)
-        pulled = backward.place(results)
+        if steps > 1:
+            backward_params |= {"length": params["length"] // steps, "unroll": 1}
+            xs = [lax.reshape(x, (x.shape[0] // steps, steps, *x.shape[1:])) for x in xs]
+        results = node.primitive.bind(*fixed, *sums, *carries, *xs, **backward_params)
+        pulled = backward.place(results, steps)
         # A carry may have become active in the loop only, where the initial value was not.
         operands = [i for i, a in enumerate(halves.active) if a]
         return [ct for i, ct in zip(operands, pulled, strict=True) if active[i]]
@@ -114,18 +120,36 @@ class Backward:
             return [*sums, *carry, *(ct for ct in xs if ct is not None)]
 
         avals = [*fixed_avals, *const_avals, *carry_avals, *stacked_avals, *y_avals]
-        carries = [(len(fixed_avals) + i, i) for i in range(last)]
-        self.body = in_place(_jax.trace_to_jaxpr(step, avals, body.jaxpr.debug_info), carries)
+        self.whole = _jax.trace_to_jaxpr(step, avals, body.jaxpr.debug_info)
         #: The types of the sums by the number of the constant.
         self.sum_avals = dict(zip(consts, const_avals, strict=True))
-        self.num_carry = len(carry_avals)
+        self.num_fixed, self.num_carry = len(fixed_avals), len(carry_avals)
+        sums = [k for k, i in enumerate(consts) if i not in halves.content_cts]
+        self.deferred = defer(self.whole, self.num_fixed, sums, last)
+        self._bodies: dict[tuple, tuple[ClosedJaxpr, int]] = {}
 
-    def place(self, results: Sequence[Any]) -> list[Any]:
+    def body(self, params) -> tuple[ClosedJaxpr, int]:
+        """The body for a loop with ``params``, and how many steps it takes at once."""
+        key = tuple([params[name] for name in ("length", "reverse", "unroll")])
+        if key not in self._bodies:
+            steps = 1 if self.deferred is None else self.deferred.steps(params["length"])
+            if self.deferred is None or steps == 1:
+                carried = len(self.sum_avals) + self.num_carry
+                body = in_place(self.whole, [(self.num_fixed + i, i) for i in range(carried)])
+            else:
+                body = self.deferred.chunk(params, steps)
+            self._bodies[key] = body, steps
+        return self._bodies[key]
+
+    def place(self, results: Sequence[Any], steps: int) -> list[Any]:
         """Cotangents of the active operands out of what the backward loop returns."""
         sums, rest = results[: len(self.sum_avals)], results[len(self.sum_avals) :]
-        carries, xs = rest[: self.num_carry], iter(rest[self.num_carry :])
+        carries, xs = rest[: self.num_carry], rest[self.num_carry :]
+        if steps > 1:
+            xs = [lax.reshape(x, (x.shape[0] * steps, *x.shape[2:])) for x in xs]
         sums = [ct if has else None for ct, has in zip(sums, self.has_sum, strict=True)]
-        return [*sums, *carries, *(next(xs) if has else None for has in self.has_x)]
+        x_cts = iter(xs)
+        return [*sums, *carries, *(next(x_cts) if has else None for has in self.has_x)]
 
 
 def carried(ct: Any, aval: Any) -> Any:
@@ -148,7 +172,7 @@ class ScanHalves:
 
         start = tuple([a and c for a, c in zip(active[first:last], can[first:last], strict=True)])
         self.carry_active = fixpoint(start, lambda carry: halves_for(carry).out_active[:num_carry])
-        self.split = halves_for(self.carry_active)
+        self.split = self._lean(halves_for(self.carry_active))
         self.active = (*active[:first], *self.carry_active, *active[last:])
         self.out_active = [*self.carry_active, *self.split.out_active[num_carry:]]
         # Of the cotangents that the body's backward half takes, those of the carry, those that come in stacks, and, by
@@ -159,6 +183,13 @@ class ScanHalves:
         self.content_cts = {i: at for i, at in contents.items() if i < first and i in self.split.written}
         self._backwards: dict[tuple, Backward] = {}
         self._place_residuals()
+
+    def _lean(self, halves: Split) -> Split:
+        """What is in stacks already costs nothing to keep, nor does what is the same at every step."""
+        jaxpr, last = halves.forward.jaxpr, self.num_consts + self.num_carry
+        free = independent_of(halves.forward, range(self.num_consts, len(jaxpr.invars)))
+        free.update(jaxpr.invars[last:], (v for v in jaxpr.outvars[self.num_carry : self.num_outs] if type(v) is Var))
+        return lean(halves, lambda v: 0 if v in free else size(v))
 
     def _place_residuals(self) -> None:
         program, first, last = self.split.forward, self.num_consts, self.num_consts + self.num_carry

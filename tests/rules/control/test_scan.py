@@ -208,7 +208,7 @@ def stacks(f, *args):
 
 def test_residuals_that_vary_are_stacked():
     assert stacks(lambda h: lax.scan(lambda h, x: (h * x, None), h, XS)[0], H) == []
-    assert stacks(lambda h: lax.scan(lambda h, x: (h * x * h, None), h, XS)[0], H) == [(3, 2), (3, 2)]
+    assert stacks(lambda h: lax.scan(lambda h, x: (h * jnp.sin(h), None), h, XS)[0], H) == [(3, 2), (3, 2)]
 
 
 def test_constants_are_not_stacked():

@@ -1,68 +1,100 @@
-"""``make bench``: funcgrad beside ``jax.value_and_grad``, the ratios of one run."""
+"""``python -m benchmarks``: funcgrad beside ``jax.value_and_grad`` and PyTorch, the numbers of one run."""
 
 from __future__ import annotations
 
-import platform
+import argparse
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+
+# PyTorch's threads wait without spinning, or they would take the cores from XLA's, which run in turn with them.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
-from rich.table import Table
 
-import funcgrad as fg
-from benchmarks import layers, transformer
-from benchmarks.measure import Comparison, Compiled, compare, trace
+from benchmarks import page, suite, tables
+from benchmarks.gradients import Mismatch
+from benchmarks.picture import draw
+from benchmarks.results import Report
+from benchmarks.workloads import registry
+
+#: Columns that the tables take.
+WIDTH = 168
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
+    options = parser().parse_args(arguments)
     console = Console()
-    device = jax.devices()[0]
-    console.print(
-        f"jax {jax.__version__}, Python {platform.python_version()}, {device.device_kind} ({device.platform})"
-    )
-    params, tokens = transformer.example()
-    args = (params, tokens)
-    ours, theirs = fg.value_and_grad(transformer.loss), jax.value_and_grad(transformer.loss)
-    console.print(
-        f"12-layer transformer: largest relative gradient difference {difference(ours(*args), theirs(*args)):.1e}"
-    )
-
-    table = Table("transformer", "jax.value_and_grad", "funcgrad", "ratio", "quartiles")
-    compiled, reference = Compiled.of(ours, args), Compiled.of(theirs, args)
-    rows = {
-        "tracing": compare(trace(theirs, args), trace(ours, args), 15),
-        "an eager call": compare(lambda: theirs(*args), lambda: ours(*args), 15),
-        "a compiled step": compare(reference.call, compiled.call, 101),
-    }
-    for name, measured in rows.items():
-        table.add_row(name, *cells(measured))
-    flops = compiled.flops / reference.flops
-    table.add_row("flops", f"{reference.flops:.4g}", f"{compiled.flops:.4g}", f"{flops:.4f}", "")
-    memory = compiled.temporary / reference.temporary
-    table.add_row("temporary bytes", f"{reference.temporary:,}", f"{compiled.temporary:,}", f"{memory:.3f}", "")
-    console.print(table)
-
-    table = Table("tracing equal layers, one jit", "12 layers", "48 layers", "ratio", "quartiles")
-    for name, gradient in (("funcgrad", fg.value_and_grad), ("jax.value_and_grad", jax.value_and_grad)):
-        table.add_row(name, *cells(compare(traced(gradient, 12), traced(gradient, 48), 15)))
-    console.print(table)
+    console.width = max(console.width, WIDTH)
+    if options.given:
+        report = Report.read(options.given)
+    else:
+        try:
+            settings = suite.QUICK if options.quick else suite.FULL
+            report = run(options.names, settings, console)
+        except Mismatch as mismatch:
+            console.print(f"[bold red]{mismatch}[/bold red]. Nothing more is measured.")
+            return 1
+    show(report, console)
+    report.write(options.json)
+    draw(report, options.picture)
+    console.print(f"All numbers are in {options.json}, drawn in {options.picture}.", highlight=False)
+    if options.readme:
+        page.write(report)
+    return 0
 
 
-def cells(c: Comparison) -> tuple[str, str, str, str]:
-    return f"{1e3 * c.reference:.1f} ms", f"{1e3 * c.ours:.1f} ms", f"{c.ratio:.3f}", f"{c.low:.3f} .. {c.high:.3f}"
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"workloads, all if none: {', '.join(registry)}",
+                        choices=[*registry, []])  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="the smallest sizes and few turns")
+    parser.add_argument("--json", type=Path, metavar="PATH", default="funcgrad_bench.json", help="where all numbers go")
+    parser.add_argument("--picture", type=Path, metavar="PATH", default="funcgrad_bench.png", help="and their picture")
+    parser.add_argument("--readme", action="store_true", help="write benchmarks/README.md and its picture")
+    parser.add_argument("--from", dest="given", type=Path, metavar="PATH", help="measure nothing, read such numbers")
+    return parser
 
 
-def traced(gradient, count: int):
-    """Trace the gradient of ``count`` equal layers, the layer itself included."""
-    args = layers.example(count)
-    return lambda: trace(gradient(layers.loss()), args)()
+def run(names: list[str], settings: suite.Settings, console: Console) -> Report:
+    torch = importlib.util.find_spec("torch") is not None
+    quick = ["--quick"] if settings is suite.QUICK else []
+    machine = suite.machine(["python -m benchmarks", *names, *quick], torch)
+    names = names or list(registry)
+    default = jax.devices()[0]
+    devices = [default] if default.platform == "cpu" else [jax.devices("cpu")[0], default]
+    found: dict = {}
+    with console.status("") as status:
+        for device in devices:
+            results = found[f"{device.device_kind} ({device.platform})"] = []
+            for i, name in enumerate(names):
+                status.update(f"{name} on {device.device_kind}, {i + 1} of {len(names)}")
+                start = time.perf_counter()
+                results.append(suite.measure(name, registry[name], settings, torch, device))
+                console.print(f"{name}: gradients agree, measured in {time.perf_counter() - start:.0f} s")
+        if settings.one_size:
+            return Report(machine, found, [], {})
+        status.update("importing, and tracing equal layers")
+        return Report(machine, found, suite.importing(5), suite.equal_layers(settings))
 
 
-def difference(ours, theirs) -> float:
-    """The largest difference of two pytrees of arrays, relative to the largest entry of the leaf."""
-    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
-    return max(float(jnp.max(jnp.abs(a - b)) / (jnp.max(jnp.abs(b)) + 1e-30)) for a, b in pairs)
+def show(report: Report, console: Console) -> None:
+    for name, words in report.machine.items():
+        console.print(f"{name}: {words}", highlight=False)
+    for device, results in report.devices.items():
+        console.print()
+        for title, header, rows in (
+            ("Tracing, an eager call, compiling", tables.OVERHEADS, tables.overheads),
+            ("A compiled step", tables.STEPS, tables.steps),
+            ("In short, relative to jax.value_and_grad", tables.SUMMARY, tables.summary),
+        ):
+            console.print(tables.rich_table(f"{title}, {device}", header, rows(results)))
+    for sentence in tables.notes(report):
+        console.print(sentence)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

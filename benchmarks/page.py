@@ -1,0 +1,75 @@
+"""``benchmarks/README.md``, written from a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import tables
+from benchmarks.picture import draw
+from benchmarks.results import Report
+
+PAGE, PICTURE = Path(__file__).with_name("README.md"), "picture.png"
+
+TEXT = """\
+# Benchmarks
+
+```sh
+make bench                           # everything, in about ten minutes: a table, a JSON file and a picture
+make bench ARGS="lstm gru --quick"   # some workloads, the smallest sizes
+make bench ARGS=--readme             # and write this page
+```
+
+funcgrad is measured beside `jax.value_and_grad` in one process and, on the CPU, beside eager PyTorch. Every gradient
+is compared before it is timed: with `jax.value_and_grad`'s in 64 bits, then at each size in 32, and PyTorch's with
+both; a difference beyond rounding ends the run. The two of a pair run in turn, so that whatever else the machine does
+falls on both. A ratio is taken within each turn; its median is given, with the quartiles in parentheses.
+
+## How to read it
+
+Numbers are funcgrad's divided by `jax.value_and_grad`'s, but where another is named: 0.50 is half of it. Above
+{time:.2f} in time, {flops:.3f} in flops or {memory:.2f} in memory a number is set in **bold**.
+
+- *tracing*: from the Python function to the jaxpr of its value and gradient. *eager call*: without `jit`. A function
+  that makes the body of a loop anew has it compiled in each such call, with either. *compiling*: lowering, and XLA,
+  from cold.
+- *step*: the compiled function. *flops*: floating-point operations of XLA's optimised program, the body of a loop as
+  often as it runs (XLA's own count, in the JSON, takes it once, and integers too). *memory*: XLA's temporary buffers.
+- */ forward*: the compiled value and gradient relative to the compiled loss alone.
+- *growth*: exponents of the power of the size that fits the times at the largest three sizes best: of the compiled
+  loss, of `jax.value_and_grad` and of funcgrad. Filling a table in place takes time linear in its length, 1, and so
+  should its gradient; quadratic is 2.
+- In `neural-ode` and `particle` the loop is dynamic, and `jax.grad` raises. It is given the same loop as a scan of
+  fixed length instead, for which somebody had to choose a bound.
+- PyTorch runs on as many threads as there are logical cores, as XLA does; `OMP_WAIT_POLICY=passive` keeps those that
+  wait from taking the cores from XLA's. Its LSTM and GRU are the fused ones. *-* is what was not measured: `jax.grad`
+  of the longest tables would take minutes, PyTorch's loops as well.
+"""
+
+DETAILS = """\
+<details>
+<summary>{summary}</summary>
+
+{table}
+
+</details>
+"""
+
+
+def write(report: Report, path: Path = PAGE) -> None:
+    path.write_text(text(report))
+    draw(report, path.with_name(PICTURE))
+
+
+def text(report: Report) -> str:
+    parts = [TEXT.format(**tables.BOUNDS), "## One run\n", f"![The ratios, drawn]({PICTURE})\n"]
+    parts.append("\n".join(f"- {name}: {words}" for name, words in report.machine.items()) + "\n")
+    for device, results in report.devices.items():
+        parts.append(f"### {device}\n")
+        parts.append(tables.markdown_table(tables.SUMMARY, tables.summary(results)) + "\n")
+        for summary, header, rows in (
+            ("A compiled step at every size", tables.STEPS, tables.steps),
+            ("Tracing, an eager call, compiling", tables.OVERHEADS, tables.overheads),
+        ):
+            parts.append(DETAILS.format(summary=summary, table=tables.markdown_table(header, rows(results))))
+    parts += [f"{sentence}\n" for sentence in tables.notes(report)]
+    return "\n".join(parts)

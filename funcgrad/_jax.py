@@ -11,11 +11,12 @@ import functools
 import importlib
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 from jax._src import (
+    ad_checkpoint,
     ad_util,
     api,
     api_util,
@@ -48,13 +49,40 @@ from jax._src.lax import lax as lax_internal
 from jax._src.lax import parallel
 from jax._src.mesh import use_abstract_mesh
 from jax._src.numpy import reductions as numpy_reductions
+from jax._src.random import core as random_core
 from jax._src.random import prng
+from jax._src.random import threefry2x32 as threefry
 from jax._src.state import discharge
 from jax._src.state import primitives as state_primitives
 from jax._src.state.types import AbstractRef, ReadEffect, RefEffect
 from jax._src.traceback_util import api_boundary
 from jax._src.util import weakref_lru_cache, wraps
-from jax.extend.core import ClosedJaxpr
+
+if TYPE_CHECKING:
+    from jax.extend.core import (
+        ClosedJaxpr,
+        Jaxpr,
+        Literal,
+        Primitive,
+        Var,
+        new_jaxpr_eqn,
+        set_current_trace,
+        take_current_trace,
+    )
+else:
+    # What jax.extend.core offers. Importing it imports all of jax.extend, which takes longer than funcgrad does.
+    Jaxpr, Literal, Primitive, Var = core.Jaxpr, core.Literal, core.Primitive, core.Var
+    ClosedJaxpr = getattr(core, "ClosedJaxpr", Jaxpr)  # one class since jax 0.12
+    new_jaxpr_eqn = core.new_jaxpr_eqn
+    set_current_trace, take_current_trace = core.set_current_trace, core.take_current_trace
+
+jit_p = pjit.jit_p
+name_p, remat_p = ad_checkpoint.name_p, ad_checkpoint.remat_p
+add_jaxvals_p = ad.add_jaxvals_p
+device_put_p = dispatch.device_put_p
+random_bits_p, random_fold_in_p = prng.random_bits_p, prng.random_fold_in_p
+random_seed_p, random_split_p = prng.random_seed_p, prng.random_split_p
+random_gamma_p, threefry2x32_p = random_core.random_gamma_p, threefry.threefry2x32_p
 
 flattree: Any
 try:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Literal, Var
-from jax.extend.core.primitives import add_jaxvals_p
-
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Literal, Var, add_jaxvals_p
 
 
 class Flow:

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import AbstractValue
-from jax.extend.core import set_current_trace, take_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import set_current_trace, take_current_trace
 from funcgrad.engine.recording import Leaf, Recording
 from funcgrad.engine.tape import Tape, is_differentiable
 from funcgrad.engine.zero import Zero

@@ -13,9 +13,8 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Literal, set_current_trace, take_current_trace
-
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Literal, set_current_trace, take_current_trace
 from funcgrad.engine.program import evaluate
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Tape, TapeTracer, is_differentiable

@@ -21,9 +21,9 @@ from typing import Any
 
 from jax.core import AbstractValue, Trace, Tracer
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import set_current_trace
 from funcgrad.engine.zero import Zero, instantiate
 
 typeof = _jax.typeof
@@ -113,8 +113,8 @@ class Tape(Trace):
         self.rules = rules
         self.nodes: list[Node] = []
         self.slots = 0
-        # Eager operations carry no source information, so there is none to hand on to the way back.
-        self.keeps_source = parent is not _jax.eval_trace
+        # Eager operations carry no source information, so there is none to hand on to the way back: only to look at.
+        self.keeps_source = parent is not _jax.eval_trace or rules.keeps_source
         self.scope = _jax.scope_depth()
         #: The tape around this one, for a function that closes over values on it, and those values by slot.
         self.outer = outer
@@ -245,14 +245,21 @@ class Tape(Trace):
             params = dict(subfuns=(fun, jvp), symbolic_zeros=symbolic_zeros)
             return primitive.bind_with_trace(self.parent, primals, [typeof(x) for x in primals], params)
         with set_current_trace(self):
-            if any(type(x) is Zero for x in primals):
-                # Applied to a tangent the function must be linear, hence its own derivative.
+            if self.runs_inside(fun, primals):
                 return fun.call_wrapped(*args)
             tangents = [self.tangent(x, t, symbolic_zeros) for x, t in zip(primals, tracers, strict=True)]
             outs = jvp.call_wrapped(*primals, *tangents)
         follow(tracers, tangents)
         values, tangents_out = outs[: len(outs) // 2], outs[len(outs) // 2 :]
         return [self.with_tangent(x, t) for x, t in zip(values, tangents_out, strict=True)]
+
+    def runs_inside(self, fun, primals: Sequence[Any]) -> bool:
+        """Whether a function with a derivative rule of its own is to be recorded as what is inside it.
+
+        Applied to a tangent the function must be linear, hence its own derivative; and the rule table may have another
+        rule for the jitted function inside.
+        """
+        return any(type(x) is Zero for x in primals) or self.rules.get(fun.debug_info.func_src_info) is not None
 
     def tangent(self, primal: Any, tracer: TapeTracer | None, symbolic_zeros: bool) -> Any:
         """What a JVP rule gets for the tangent of ``primal``: a linear tracer in its slot, or a zero."""
@@ -272,7 +279,7 @@ class Tape(Trace):
         if all(t is None for t in tracers):
             params = dict(subfuns=(fun, fwd, bwd), out_trees=out_trees, symbolic_zeros=symbolic_zeros)
             return primitive.bind_with_trace(self.parent, primals, [typeof(x) for x in primals], params)
-        if any(type(x) is Zero for x in primals):
+        if self.runs_inside(fun, primals):
             with set_current_trace(self):
                 return fun.call_wrapped(*args)
         active = [t is not None for t in tracers]

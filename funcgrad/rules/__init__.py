@@ -24,6 +24,8 @@ from funcgrad.rules import (
 from funcgrad.rules.control import calls, cond, foreign, jit, loop, remat, scan, shard_map
 from funcgrad.rules.control.loop import While
 from funcgrad.rules.table import Formula, Joint, Rule, RuleTable, broadcasting, formula, joint, no_derivative
+from funcgrad.rules.tables import estimators, pytorch, saliency
+from funcgrad.rules.tables.wrapping import clipped, in_bfloat16, nan_safe, noisy
 
 __all__ = [
     "Formula",
@@ -32,10 +34,18 @@ __all__ = [
     "RuleTable",
     "While",
     "broadcasting",
+    "clipped",
+    "deconvnet",
     "default",
     "formula",
+    "guided_backpropagation",
+    "in_bfloat16",
     "joint",
+    "nan_safe",
     "no_derivative",
+    "noisy",
+    "straight_through",
+    "torch",
 ]
 
 #: The modules of rules, in the order in which they are read.
@@ -73,3 +83,13 @@ families = (
 default = RuleTable(
     {primitive: rule for family in families for primitive, rule in family.rules.items()}, fallback=foreign.FOREIGN
 )
+
+#: PyTorch's subgradients, wherever they differ from JAX's.
+torch = default.override(pytorch.rules)
+
+#: Rounding, signs and comparisons that pass the cotangent on as if they were the identity.
+straight_through = default.override(estimators.rules)
+
+#: ``jax.nn.relu`` as for pictures of what a network looks at.
+guided_backpropagation = default.override(saliency.guided)
+deconvnet = default.override(saliency.deconvolution)

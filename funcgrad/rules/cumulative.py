@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import set_current_trace
 
+from funcgrad._jax import set_current_trace
 from funcgrad.rules.numbers import const, full_like
 from funcgrad.rules.rewriting import Rewrite
 from funcgrad.rules.table import Formula, check_linear, formula

@@ -75,6 +75,17 @@ def summed(x: Any, axes: Sequence[int]) -> Any:
     return lax.reduce_sum_p.bind(x, axes=tuple(axes), out_sharding=None)
 
 
+def summed_to(x: Any, shape: tuple[int, ...]) -> Any:
+    """``x`` summed over the dimensions in which an array of ``shape`` was broadcast; None if it was not."""
+    if x.shape == shape:
+        return x
+    extra = x.ndim - len(shape)
+    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, x.shape[extra:], strict=True)):
+        return None
+    axes = [*range(extra), *(d + extra for d, n in enumerate(shape) if n != x.shape[d + extra])]
+    return lax.reshape(summed(x, axes), shape)
+
+
 def inverse(permutation: Sequence[int]) -> tuple[int, ...]:
     places = [0] * len(permutation)
     for i, d in enumerate(permutation):

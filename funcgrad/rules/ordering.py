@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from jax import lax
-from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import set_current_trace
 from funcgrad.rules.table import Rule, check_linear, joint
 
 IN_BOUNDS = lax.GatherScatterMode.PROMISE_IN_BOUNDS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from jax import lax
-from jax.extend.core import primitives as p
 
 from funcgrad import _jax
 from funcgrad.rules.table import formula, joint
@@ -17,7 +16,7 @@ def put_back(cts, avals, *, devices, srcs, copy_semantics):
         )
     present = [i for i, ct in enumerate(cts) if ct is not None]
     sources = [_jax.host_of(avals[i]) if srcs[i] is None else srcs[i] for i in present]
-    moved = p.device_put_p.bind(
+    moved = _jax.device_put_p.bind(
         *(cts[i] for i in present),
         devices=tuple(sources),
         srcs=tuple(devices[i] for i in present),
@@ -40,7 +39,7 @@ def constrain(ct, *, sharding, layout, context_mesh, unconstrained_dims):
 
 
 rules = {
-    p.device_put_p: joint(put_back),
+    _jax.device_put_p: joint(put_back),
     lax.sharding_constraint_p: formula(constrain),
     _jax.layout_constraint_p: formula(lambda ct, *, layout: _jax.layout_constraint_p.bind(ct, layout=layout)),
     _jax.reshard_p: formula(reshard),

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jax.extend.core import set_current_trace, take_current_trace
-
 from funcgrad import _jax
+from funcgrad._jax import set_current_trace, take_current_trace
 from funcgrad.engine.recording import Recording, accumulate
 from funcgrad.engine.tape import Tape, is_differentiable, typeof_or_zero
 from funcgrad.engine.zero import Zero, instantiate

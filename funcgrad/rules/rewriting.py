@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jax.extend.core import set_current_trace, take_current_trace
-
+from funcgrad._jax import set_current_trace, take_current_trace
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Tape
 from funcgrad.rules.table import Rule, check_linear, evaluate

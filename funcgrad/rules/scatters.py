@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 from jax import lax
-from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import set_current_trace
 from funcgrad.engine.tape import typeof_or_zero
 from funcgrad.rules.numbers import const, full_like
 from funcgrad.rules.table import Formula, formula, joint

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from jax import lax
-from jax.extend.core import primitives as p
 
 from funcgrad import _jax
 from funcgrad.rules.numbers import const, full_like, inverse, reshaped, summed, transposed
@@ -89,6 +88,6 @@ rules = {
     lax.unstack_p: joint(lambda cts, out_avals, *, axis: [lax.stack_p.bind(*instantiated(cts, out_avals), axis=axis)]),
     lax.select_n_p: joint(select_n),
     lax.optimization_barrier_p: joint(lambda cts, out_avals: lax.optimization_barrier(instantiated(cts, out_avals))),
-    p.name_p: formula(lambda ct: ct),
+    _jax.name_p: formula(lambda ct: ct),
     lax.iota_p: no_derivative,
 }

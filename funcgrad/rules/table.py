@@ -26,9 +26,9 @@ from typing import Any
 
 import jax
 from jax.core import AbstractValue
-from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import set_current_trace
 from funcgrad.engine.tape import Node, Tape, typeof_or_zero
 from funcgrad.engine.zero import Zero
 from funcgrad.rules.numbers import reshaped, summed
@@ -356,12 +356,16 @@ no_derivative = formula()
 
 
 class RuleTable(Mapping):
-    """An immutable table of derivative rules by primitive.
+    """An immutable table of derivative rules, by primitive or by jitted function.
 
     Tables are passed, never registered: ``fg.grad(f, rules=fg.rules.default.override({lax.round_p: lambda ct: ct}))``.
+    A function's key is, in the end, the source location that JAX records for it.
     """
 
     __slots__ = ("_hash", "_rules", "fallback", "get")
+
+    #: Whether operations that are run eagerly are recorded with their line too.
+    keeps_source = False
 
     def __init__(self, rules: Mapping[Any, Rule], fallback: Rule | None = None):
         self._rules = dict(rules)
@@ -373,10 +377,27 @@ class RuleTable(Mapping):
     def override(self, rules: Mapping[Any, Any]) -> RuleTable:
         """A new table with ``rules`` in place of this one's.
 
-        A rule is given as a function (for the first operand), a sequence of functions (one per operand, None for no
-        derivative), or a ``Rule``.
+        A key is a primitive, or a jitted function such as ``jnp.clip``, whose rule then stands for all of it in every
+        place it is called.
+
+        The rule of a primitive is a formula (for the first operand), a sequence of them (one per operand, None for no
+        derivative), or a ``Rule``. That of a function is a formula, or a sequence with one per argument, that names
+        what it needs of the arguments and ``out``; or a pair as for ``jax.custom_vjp``, ``fwd(*args) -> (out,
+        residuals)`` and ``bwd(residuals, ct) -> cts``; or a dict of rules that hold inside the function only.
+
+        Raises:
+          TypeError: a key can never match, such as a function that is not jitted, or a rule names what there is not.
+
+        >>> import jax.numpy as jnp
+        >>> import funcgrad as fg
+        >>> through = fg.rules.default.override({jnp.clip: lambda ct: ct})
+        >>> f = lambda x: jnp.clip(x, 0.0, 1.0)
+        >>> fg.grad(f)(3.0), fg.grad(f, rules=through)(3.0)
+        (Array(0., dtype=float32, weak_type=True), Array(1., dtype=float32, weak_type=True))
         """
-        changed = {primitive: as_rule(rule) for primitive, rule in rules.items()}
+        from funcgrad.rules.functions import entry  # it is made of this module
+
+        changed = dict(entry(key, rule) for key, rule in rules.items())
         return RuleTable({**self._rules, **changed}, self.fallback)
 
     def foreign(self) -> list[Any]:
@@ -397,8 +418,12 @@ class RuleTable(Mapping):
             "`lambda ct, x: ...` per operand."
         )
 
-    def __getitem__(self, primitive) -> Rule:
-        return self._rules[primitive]
+    def __getitem__(self, key) -> Rule:
+        if callable(key):
+            from funcgrad.rules.recognition import location
+
+            key = location(key)
+        return self._rules[key]
 
     def __iter__(self) -> Iterator:
         return iter(self._rules)
@@ -415,7 +440,8 @@ class RuleTable(Mapping):
         )
 
     def __repr__(self) -> str:
-        return f"RuleTable({len(self)} primitives)"
+        functions = sum(isinstance(key, str) for key in self)
+        return f"RuleTable({len(self) - functions} primitives{f', {functions} functions' if functions else ''})"
 
 
 def as_rule(rule: Any) -> Rule:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from jax import lax
-from jax.extend.core import primitives as p
-from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import set_current_trace
 from funcgrad.engine.program import evaluate
 from funcgrad.engine.split import Activity, run, split
 from funcgrad.engine.tape import is_differentiable
@@ -165,5 +164,5 @@ rules = {
         ValueError, "JVP rule for composite not implemented. You can use `jax.custom_jvp` to add support."
     ),
     **dict.fromkeys([_jax.debug_callback_p, _jax.debug_print_p, _jax.inspect_sharding_p, _jax.check_p], Effect()),
-    **dict.fromkeys([p.create_token_p, p.after_all_p], Effect()),
+    **dict.fromkeys([lax.create_token_p, lax.after_all_p], Effect()),
 }

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax import lax
-from jax.extend.core import ClosedJaxpr, set_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, set_current_trace
 from funcgrad.engine.program import evaluate
 from funcgrad.engine.split import Activity, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable

@@ -12,10 +12,9 @@ from collections.abc import Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Literal, Var
-from jax.extend.core.primitives import add_jaxvals_p, jit_p
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Literal, Var, add_jaxvals_p, jit_p
 from funcgrad.engine.program import Flow, slice_program
 from funcgrad.rules.control.in_place import in_place
 from funcgrad.rules.control.residuals import size

@@ -11,9 +11,9 @@ from fnmatch import fnmatch
 from typing import Any
 
 import jax
-from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import set_current_trace
 from funcgrad.engine.tape import follow
 from funcgrad.engine.zero import Zero
 from funcgrad.rules.table import Rule, abstract_outputs

@@ -21,10 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import ShapedArray
-from jax.extend.core import ClosedJaxpr, Literal, Var
-from jax.extend.core.primitives import add_jaxvals_p, jit_p
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Literal, Var, add_jaxvals_p, jit_p
 from funcgrad.engine.program import Flow
 from funcgrad.rules.control.saving import inline_jits
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from jax.extend.core import set_current_trace
-from jax.extend.core.primitives import jit_p
+from collections.abc import Mapping
+from typing import Any
 
 from funcgrad import _jax
+from funcgrad._jax import jit_p, set_current_trace
 from funcgrad.engine.split import Activity, activity_of, run, split, typed_cotangents, written_refs
 from funcgrad.engine.zero import Zero
 from funcgrad.rules.control.residuals import split_lean
+from funcgrad.rules.recognition import is_call
 from funcgrad.rules.table import Rule
 
 PER_INPUT = ("in_shardings", "in_layouts", "donated_invars")
@@ -21,13 +23,20 @@ class Jit(Rule):
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         jaxpr = params["jaxpr"]
+        rule = tape.rules.get(jaxpr.jaxpr.debug_info.func_src_info)
+        if rule is not None and (isinstance(rule, Inside) or (not linear and is_call(jaxpr))):
+            return rule.record(tape, primitive, primals, tracers, params, linear)
         if _jax.jit_inlines(params):
             return run(
                 tape, jaxpr, [x if t is None else t for x, t in zip(primals, tracers, strict=True)], inlined=True
             )
+        return self.record_halves(tape, tape.rules, primitive, primals, tracers, params)
+
+    def record_halves(self, tape, rules, primitive, primals, tracers, params):
+        jaxpr = params["jaxpr"]
         activity = tuple(map(activity_of, primals, tracers))
         # In a program that is staged out XLA sees both halves, and chooses by itself what to compute twice.
-        halves = (split_lean if tape.parent is _jax.eval_trace else split)(jaxpr, activity, tape.rules)
+        halves = (split_lean if tape.parent is _jax.eval_trace else split)(jaxpr, activity, rules)
         known = [a is not Activity.TANGENT for a in activity]
         values = [x for x, k in zip(primals, known, strict=True) if k]
         count = sum(halves.out_known)
@@ -78,6 +87,26 @@ class Jit(Rule):
             halves.pull(node.residuals, cts)
             _jax.raise_no_nan_in_deoptimized(error)
         return [next(results) if nonzero else None for nonzero in mask]
+
+
+class Inside(Jit):
+    """Another table's rules for what is inside a function, and for nothing else."""
+
+    formula = "the backward half of the jitted function, by other rules"
+
+    def __init__(self, rules: Mapping[Any, Rule]):
+        self.rules = dict(rules)
+        self.tables: dict[Any, Any] = {}
+
+    def within(self, table: Any) -> Any:
+        """``table`` as it is inside the function."""
+        known = self.tables.get(table)
+        if known is None:
+            known = self.tables[table] = type(table)({**table, **self.rules}, table.fallback)
+        return known
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        return self.record_halves(tape, self.within(tape.rules), primitive, primals, tracers, params)
 
 
 def keep(xs, mask) -> tuple:

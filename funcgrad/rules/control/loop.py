@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Literal, set_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Literal, set_current_trace
 from funcgrad.engine.program import evaluate, fixpoint
 from funcgrad.engine.recording import accumulate
 from funcgrad.engine.split import Activity, split, typed_cotangents
@@ -201,7 +201,11 @@ class LoopHalves:
             return split(body, tuple([Activity(a and c) for a, c in zip(mask, can, strict=True)]), rules)
 
         start = tuple([a and c for a, c in zip(active[num_consts:], can[num_consts:], strict=True)])
-        self.carry_active = fixpoint(start, lambda carry: halves_for(carry).out_active)
+
+        def grown(carry: tuple[bool, ...]) -> list[bool]:
+            return [a and c for a, c in zip(halves_for(carry).out_active, can[num_consts:], strict=True)]
+
+        self.carry_active = fixpoint(start, grown)
         self.split = halves_for(self.carry_active)
         self.active = (*active[:num_consts], *self.carry_active)
         # What the body passes through unchanged needs no checkpoint.

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Literal, Var, set_current_trace
-from jax.extend.core.primitives import remat_p
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Literal, Var, remat_p, set_current_trace
 from funcgrad.engine.program import evaluate, read_outside, slice_program
 from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable

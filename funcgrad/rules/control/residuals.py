@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from jax import lax
 from jax.core import ShapedArray
-from jax.extend.core import ClosedJaxpr, Literal, Var
-from jax.extend.core.primitives import jit_p, name_p
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Literal, Var, jit_p, name_p
 from funcgrad.engine.program import slice_program, with_outputs
 from funcgrad.engine.split import Activity, Split, source_of, split
 from funcgrad.rules.control.saving import inline_jits

@@ -13,10 +13,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 from jax.core import ShapedArray
-from jax.extend.core import ClosedJaxpr, Literal, Var, new_jaxpr_eqn
-from jax.extend.core.primitives import jit_p, name_p
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Literal, Var, jit_p, name_p, new_jaxpr_eqn
 from funcgrad.engine.program import evaluate, slice_program, with_outputs
 
 

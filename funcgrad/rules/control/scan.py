@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Literal, Var, set_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Literal, Var, set_current_trace
 from funcgrad.engine.program import evaluate, fixpoint, independent_of, slice_program, with_outputs
 from funcgrad.engine.recording import accumulate
 from funcgrad.engine.split import Activity, Split, split, typed_cotangents, written_refs

@@ -10,9 +10,9 @@ import math
 from typing import Any
 
 from jax import lax
-from jax.extend.core import set_current_trace, take_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import set_current_trace, take_current_trace
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.split import source_of
 from funcgrad.engine.tape import Tape, is_differentiable

@@ -1,0 +1,207 @@
+"""Which jitted function a program is of, and how it is called there.
+
+JAX records for every jitted function where it was defined, and calls it as one ``jit`` operation. That place is the key
+of the function in a rule table. Under ``vmap`` JAX hands on a batched program, with the same place: it is then asked
+which program was batched, and how.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from funcgrad import _jax
+from funcgrad._jax import jit_p
+from funcgrad.rules.numbers import summed_to
+from funcgrad.rules.table import Signature, describe
+
+Parameter = inspect.Parameter
+
+
+def location(function: Any) -> str:
+    """Where JAX says that a jitted function comes from; TypeError, with the reason, for what is never called as one."""
+    name = getattr(function, "__name__", type(function).__name__)
+    refused = f"a rule table has no place for {name}: "
+    if isinstance(function, functools.partial):
+        raise TypeError(
+            f"{refused}it is a partial, and the function in it is recognised whatever its arguments are. Use "
+            f"{getattr(function.func, '__name__', 'the function')} itself as the key."
+        )
+    if inspect.ismethod(function):
+        raise TypeError(
+            f"{refused}a method is recognised whatever object it is called on, so a rule cannot be for this one. Use "
+            f"{type(function.__self__).__name__}.{name} as the key."
+        )
+    jitted = _jax.jitted(function)
+    if jitted is None:
+        custom = isinstance(function, jax.custom_jvp | jax.custom_vjp)
+        what = f"is a {type(function).__name__} function that is not jitted" if custom else "is not itself jitted"
+        raise TypeError(
+            f"{refused}it {what}, so JAX sees only the operations inside it. A key is a primitive, such as "
+            "jax.lax.sqrt_p, or a jitted function, such as jnp.clip. Give rules for the primitives (jax.make_jaxpr "
+            "shows them), or put jax.jit around the function where the model calls it."
+        )
+    if _jax.inlines_early(jitted):
+        raise TypeError(
+            f"{refused}it is jitted with inline=True, so inside other jitted functions nothing is left of it but the "
+            "operations it is made of. Give a rule for the primitive (jax.make_jaxpr shows it), such as jax.lax.abs_p "
+            "for jnp.abs."
+        )
+    source = _jax.source_of(jitted)
+    if " at " not in source:
+        raise TypeError(f"{refused}it has no source location to be recognised by. Wrap it in a function and jit that.")
+    return source
+
+
+class Function:
+    """What is known of a jitted function before it is called: its name and its parameters."""
+
+    def __init__(self, function: Any):
+        self.name = function.__name__
+        self.parameters = dict(inspect.signature(function).parameters)
+        self.static = _jax.static_names(_jax.jitted(function))
+        #: Other names for the first three parameters, where they are not names of parameters.
+        short = zip(("x", "y", "z"), self.parameters, strict=False)
+        self.short = {s: name for s, name in short if s not in self.parameters}
+
+    def known(self) -> list[str]:
+        """The names that a formula may use."""
+        names = [name for name in (*self.parameters, *self.short) if self.short.get(name, name) not in self.static]
+        return [*names, "out", *(f"{name}_aval" for name in (*names, "out"))]
+
+    def takes_any_number(self, name: str) -> bool:
+        return self.parameters[name].kind is Parameter.VAR_POSITIONAL
+
+    def default(self, name: str) -> Any:
+        parameter = self.parameters[name]
+        if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+            return ()
+        return None if parameter.default is Parameter.empty else parameter.default
+
+    def read(self, function: Callable, derived: Sequence[str] = (), cotangent: Sequence[str] = ("ct",)) -> Signature:
+        """What a formula asks for, all of it arguments that reach it."""
+        known = [*self.known(), *derived]
+        for parameter in inspect.signature(function).parameters.values():
+            name = parameter.name.removesuffix("_aval")
+            if self.short.get(name, name) in self.static:
+                raise TypeError(
+                    f"{describe(function)}: '{parameter.name}' is a static argument of {self.name}, compiled into the "
+                    "program, and does not reach a rule. Write the rule without it, or give rules for what is inside: "
+                    f"{{{self.name}: {{primitive: rule}}}}."
+                )
+            if parameter.kind is Parameter.KEYWORD_ONLY:
+                raise TypeError(
+                    f"{describe(function)}: '{parameter.name}' is keyword-only, as are the parameters of a primitive. "
+                    f"The rule of a function has the names of its arguments, here {', '.join(known)}."
+                )
+            if parameter.name not in (*known, *cotangent):
+                raise TypeError(
+                    f"{describe(function)}: '{parameter.name}' names nothing to save. In the rule of {self.name} use "
+                    f"one of {', '.join(known)}."
+                )
+        return Signature.read(function, known, cotangent)
+
+
+class Call:
+    """A call of a function, as its program shows it: which operands its arguments are, and how it was batched."""
+
+    def __init__(self, program: Any, function: Function):
+        self.name, self.function = function.name, function
+        #: How ``vmap`` made the program of that of a single call, last first.
+        self.batchings: list[Any] = []
+        while not _jax.is_own_program(program):
+            known = _jax.batching_of(program)
+            if known is None:
+                raise NotImplementedError(
+                    f"the rule of {self.name} is for a single call, but here the function was batched in a way that "
+                    "funcgrad cannot follow. Take the gradient inside of vmap, or give rules for the primitives in it: "
+                    f"{{{self.name}: {{primitive: rule}}}}."
+                )
+            program, batching = known
+            self.batchings.append(batching)
+        #: The types of a single call.
+        self.in_avals, self.out_avals = program.in_avals, program.out_avals
+        if any(map(_jax.is_ref, self.in_avals)):
+            raise NotImplementedError(f"{self.name} has a rule of its own, so it cannot be called with references")
+        #: The argument that each operand is, or is part of; empty for a value that the function closes over.
+        self.argument: list[str] = []
+        #: The operands that each argument is.
+        self.places: dict[str, list[int]] = {}
+        #: The arguments that are arrays, not pytrees of them.
+        self.arrays: set[str] = set()
+        for i, path in enumerate(program.jaxpr.debug_info.arg_names):
+            name = re.sub(r"\W.*", "", path, flags=re.DOTALL)
+            self.argument.append(name)
+            self.places.setdefault(name, []).append(i)
+            if path == name:
+                self.arrays.add(name)
+
+    def check(self, active: Sequence[bool]) -> None:
+        if any(active[i] for i in self.places.get("", ())):
+            raise TypeError(
+                f"{self.name} closes over a value that is differentiated here, and its rule is about its arguments "
+                "only. Pass the value as an argument."
+            )
+
+    def value(self, name: str, operands: Sequence[Any] | Mapping[int, Any]) -> Any:
+        """An argument: an array, a tuple of leaves, or the default of one left out."""
+        if name not in self.places:
+            return self.function.default(name)
+        found = tuple([operands[i] for i in self.places[name]])
+        return found[0] if name in self.arrays else found
+
+    def batched(self, fun: Callable, in_axes: Callable, out_axes: Callable) -> Callable:
+        """``fun`` of arrays to a list of arrays, batched as the function was.
+
+        ``in_axes`` and ``out_axes`` give, for one batching, the axes of all inputs and outputs. An output whose axis is
+        None is summed: it is the cotangent of an operand that all calls share.
+        """
+        for batching in reversed(self.batchings):
+            fun = batch(fun, batching, in_axes(batching), out_axes(batching))
+        return fun
+
+    def fit(self, x_ct: Any, i: int) -> Any:
+        """A cotangent of the shape and type of operand ``i``."""
+        aval = _jax.ct_type(self.in_avals[i])
+        x_ct = x_ct if isinstance(x_ct, jax.Array) else jax.numpy.asarray(x_ct, aval.dtype)
+        fitted = summed_to(x_ct, aval.shape)
+        if fitted is None:
+            raise TypeError(
+                f"the rule of {self.name} gives a cotangent of shape {x_ct.shape} for '{self.argument[i]}', which has "
+                f"shape {aval.shape}"
+            )
+        return _jax.match(fitted, aval)
+
+
+def batch(fun: Callable, batching: Any, in_axes: Sequence[Any], out_axes: Sequence[Any]) -> Callable:
+    mapped = jax.vmap(
+        fun,
+        in_axes=tuple(in_axes),
+        out_axes=[0 if axis is None else axis for axis in out_axes],
+        axis_size=batching.size,
+        axis_name=batching.name,
+        spmd_axis_name=batching.spmd_name,
+    )
+    return lambda *xs: [x.sum(0) if axis is None else x for x, axis in zip(mapped(*xs), out_axes, strict=True)]
+
+
+@_jax.weakref_lru_cache
+def is_call(program: Any) -> bool:
+    """Whether a program with a function's location is a call of it, batched or not.
+
+    Half a derivative has the location of the function, and none of its argument names; a jitted transformation of the
+    function, such as ``jit(vmap(f))``, has both, and the function inside.
+    """
+    info = program.jaxpr.debug_info
+    inner = [eqn.params["jaxpr"].jaxpr.debug_info for eqn in program.jaxpr.eqns if eqn.primitive is jit_p]
+    return info.arg_names is not None and all(i.func_src_info != info.func_src_info for i in inner)
+
+
+@_jax.weakref_lru_cache
+def call_of(program: Any, function: Function) -> Call:
+    return Call(program, function)

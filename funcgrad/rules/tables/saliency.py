@@ -1,0 +1,25 @@
+"""Ways to see what a network looks at: other rules for ``jax.nn.relu``, as for any network made of it.
+
+The picture is the gradient of a class score with respect to the image. Guided backpropagation (Springenberg et al.,
+2015, "Striving for Simplicity") lets pass only what is positive on both ways; a deconvnet (Zeiler and Fergus, 2014,
+"Visualizing and Understanding Convolutional Networks") only what is positive on the way back.
+"""
+
+from __future__ import annotations
+
+from jax import lax, nn
+
+from funcgrad.rules.numbers import const, full_like
+from funcgrad.rules.table import formula
+
+
+def positive(x):
+    return lax.gt(x, const(x, 0))
+
+
+def masked(ct, mask):
+    return lax.select(mask, ct, full_like(ct, 0))
+
+
+guided = {nn.relu: formula(lambda ct, on: masked(ct, lax.bitwise_and(on, positive(ct))), on=positive)}
+deconvolution = {nn.relu: lambda ct: masked(ct, positive(ct))}

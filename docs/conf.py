@@ -18,6 +18,7 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_mock_imports = ["safetensors", "torch"]
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 

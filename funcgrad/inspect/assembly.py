@@ -1,0 +1,419 @@
+"""From what was seen of a backward pass to its report: numbers for steps and values, places, bytes."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax.extend.core.primitives import jit_p, remat_p
+
+from funcgrad import _jax
+from funcgrad.engine.tape import CustomPullback, Node
+from funcgrad.inspect.cuts import Cut
+from funcgrad.inspect.flags import find_flags
+from funcgrad.inspect.formulas import aliases, formula_text
+from funcgrad.inspect.known_length import nbytes
+from funcgrad.inspect.opened import IntoScan, Noted, Observation, Path, noted, opening_of
+from funcgrad.inspect.report import (
+    BackwardReport,
+    BackwardStep,
+    Formula,
+    Kept,
+    Line,
+    Parameter,
+    Place,
+    Value,
+    Variable,
+)
+from funcgrad.inspect.statistics import Statistics
+from funcgrad.rules.table import Formula as FormulaRule
+from funcgrad.rules.table import Joint, Plan, Rule
+
+#: Nodes that stand for more than an operation, by primitive.
+KINDS = {
+    jit_p: "call", _jax.shard_map_p: "call", remat_p: "remat", lax.cond_p: "branch", lax.scan_p: "loop",
+    lax.while_p: "loop",
+}  # fmt: skip
+#: Primitives with a name that is not the one they are known by.
+NAMES = {remat_p: "checkpoint"}
+
+
+#: Residuals that are no arrays.
+NO_ARRAY = bool | int | float | complex | str | None
+
+
+class Seen(NamedTuple):
+    """A node that was pulled back, and what was observed."""
+
+    path: Path
+    node: Node
+    observation: Observation
+
+
+class Argument(NamedTuple):
+    """A leaf of a differentiated argument, and the vector of its gradient's statistics, None without one."""
+
+    number: int
+    path: str
+    aval: Any
+    slot: int | None
+    gradient: np.ndarray | None
+    cuts: Sequence[Cut]
+
+
+class Assembly:
+    def __init__(
+        self,
+        signature: Any,
+        seen: Sequence[Seen],
+        arguments: Sequence[Argument],
+        held: Collection[int],
+        caller: Sequence[Any],
+        name: str,
+        out: Any,
+    ):
+        self.signature, self.arguments, self.held, self.name, self.out = signature, arguments, held, name, out
+        # The way back takes nodes from the last to the first, what is inside a node after the node.
+        self.seen = sorted(seen, key=lambda s: [-i for i in s.path])
+        self.number = {s.path: i for i, s in enumerate(self.seen)}
+        self.caller = list(caller)
+        self.variables: list[Variable] = []
+        #: The number of a variable by the path of the recording it is in, and its slot there.
+        self.scope: dict[tuple[Path, int], int] = {}
+        #: The types of slots, by the path of the recording.
+        self.types: dict[tuple[Path, int], Any] = {}
+        self.formulas: dict[int, list[str]] = {}
+
+    def report(self) -> BackwardReport:
+        self.number_variables()
+        steps: list[BackwardStep] = []
+        for i, s in enumerate(self.seen):
+            steps.append(self.step(i, s, steps))
+        self.count_bytes(steps)
+        lines = group(steps)
+        parameters = [self.parameter(i, a) for i, a in enumerate(self.arguments)]
+        norms = [p.gradient.norm for p in parameters if p.gradient is not None]
+        places = [p for step in steps for p in (step.place, *step.stack)]
+        places += [place for parameter in parameters for _, place in parameter.cuts]
+        files = sorted({place.file for place in places if place is not None})
+        report = BackwardReport(
+            function=self.name,
+            value=described(self.out),
+            seed="1" if is_scalar(self.out) else "ones",
+            sources={file: "".join(linecache.getlines(file)) or None for file in files},
+            steps=steps,
+            lines=lines,
+            parameters=parameters,
+            variables=self.variables,
+            flags=[],
+            totals={
+                "steps": len(steps),
+                "kept_bytes": sum(step.kept_bytes for step in steps if step.parent is None),
+                "argument_bytes": self.argument_bytes,
+                "parameters": len(parameters),
+                "gradient_norm": float(np.sqrt(np.sum(np.square(norms)))) if norms else 0.0,
+                "nonfinite": sum(p.gradient.nonfinite for p in parameters if p.gradient is not None),
+            },
+        )
+        report.flags = find_flags(report)
+        report.totals["flags"] = len(report.flags)
+        for flag in report.flags:
+            for i in flag.steps:
+                steps[i].flags.append(flag.id)
+            for i in flag.lines:
+                lines[i].flags.append(flag.id)
+            for i in flag.parameters:
+                parameters[i].flags.append(flag.id)
+        return report
+
+    # Variables.
+
+    def variable(self, at: Path, slot: int, aval: Any, name: str | None, kind: str, step: int | None) -> int:
+        known = self.scope.get((at, slot))
+        if known is None:
+            known = self.scope[at, slot] = len(self.variables)
+            shape, dtype = type_of(aval)
+            self.variables.append(Variable(known, shape, dtype, name, kind, step))
+        return known
+
+    def number_variables(self) -> None:
+        for a in self.arguments:
+            if a.slot is not None:
+                self.variable((), a.slot, a.aval, a.path, "argument", None)
+        results = {slot for slot in self.signature.out_slots if slot is not None}
+        forward = sorted(self.seen, key=lambda s: s.path)
+        for s in forward:
+            inside = s.path[:-1]
+            for slot, aval in zip(s.node.parents, s.node.avals, strict=True):
+                self.types.setdefault((inside, slot), aval)
+        for slot, aval in zip(self.signature.out_slots, self.signature.out_avals, strict=True):
+            self.types.setdefault(((), slot), aval)
+        parents = {s.path[:-1] for s in forward}
+        for s in forward:
+            inside, node = s.path[:-1], s.node
+            outermost = inside == ()
+            for operand in noted(node).operands:
+                if operand.slot is not None:
+                    self.variable(inside, operand.slot, operand.aval, None, "value", None)
+            for slot in node.outs:
+                if slot is not None:
+                    kind = "result" if outermost and slot in results else "value"
+                    step = self.number[s.path] if outermost else None
+                    self.variable(inside, slot, self.types.get((inside, slot)), None, kind, step)
+            if s.path in parents:
+                self.share(s.path, node)
+
+    def share(self, path: Path, node: Node) -> None:
+        """Give values inside of a node the numbers that they have outside."""
+        opening = opening_of(node)
+        if opening is None:
+            return
+        halves, operands, outside = opening.halves(node), noted(node).operands, path[:-1]
+        for slot, k in zip(halves.in_slots, opening.shared(node), strict=True):
+            outer = None if k is None else operands[k].slot
+            if slot is not None and outer is not None:
+                self.scope.setdefault((path, slot), self.scope[outside, outer])
+        if not isinstance(opening, IntoScan):
+            for slot, out in zip(halves.out_slots, node.outs, strict=True):
+                if slot is not None and out is not None:
+                    self.scope.setdefault((path, slot), self.scope[outside, out])
+
+    # Steps.
+
+    def step(self, i: int, s: Seen, before: Sequence[BackwardStep]) -> BackwardStep:
+        node, path = s.node, s.path
+        note, inside = noted(node), path[:-1]
+        kind = "custom" if isinstance(note.rule, CustomPullback) else KINDS.get(note.primitive, "operation")
+        frames = self.frames(node.source)
+        around = before[self.number[inside]] if inside else None
+        if not frames and around is not None and around.place is not None:
+            # Inside a library's function: what counts is where that was called.
+            frames = [around.place, *around.stack]
+        out_types = [self.types.get((inside, slot)) for slot in node.outs]
+        out_types = [*note.outs, *out_types[len(note.outs) :]]
+        return BackwardStep(
+            id=i,
+            parent=self.number[inside] if inside else None,
+            children=[],
+            depth=len(inside),
+            kind=kind,
+            primitive=NAMES.get(note.primitive, str(note.primitive)),
+            name=called(node),
+            rule=self.formula(note),
+            place=frames[0] if frames else None,
+            stack=frames[1:],
+            operands=[
+                Value(None if o.slot is None else self.scope[inside, o.slot], *type_of(o.aval), o.slot is not None)
+                for o in note.operands
+            ],
+            outputs=[
+                Value(None if slot is None else self.scope[inside, slot], *type_of(aval), slot is not None)
+                for slot, aval in zip(node.outs, out_types, strict=True)
+            ],
+            kept=[],
+            kept_bytes=0,
+            incoming=[None if row is None else Statistics.of(row) for row in s.observation.incoming],
+            outgoing=self.outgoing(note, s.observation.outgoing),
+            iterations=node.params.get("length") if kind == "loop" else None,
+            note=remark(note.primitive, any(t.path[:-1] == path for t in self.seen[i + 1 : i + 2])),
+        )
+
+    def outgoing(self, note: Noted, rows: Sequence[Any]) -> list[Statistics | None]:
+        """One for each operand, from one for each that is active."""
+        rest = iter(rows)
+        found = [None if o.slot is None else next(rest, None) for o in note.operands]
+        return [None if row is None else Statistics.of(row) for row in found]
+
+    def formula(self, note: Noted) -> list[Formula]:
+        rule = note.chosen
+        texts = self.formulas.get(id(rule))
+        if texts is None:
+            texts = self.formulas[id(rule)] = text_of(rule)
+        active = [i for i, o in enumerate(note.operands) if o.slot is not None]
+        if isinstance(rule, FormulaRule):
+            return [Formula(i, texts[i]) for i in active if i < len(texts) and texts[i] != "0"]
+        return [Formula(None, text) for text in texts]
+
+    def frames(self, source: Any) -> list[Place]:
+        """Where an operation is, and who called: up to the call of ``explain``."""
+        return [] if source is None else self.places(_jax.user_frames(source))
+
+    def places(self, frames: Sequence[Any]) -> list[Place]:
+        for outer in reversed(self.caller):
+            if frames and (frames[-1].file_name, frames[-1].function_name) == (outer.file_name, outer.function_name):
+                frames = frames[:-1]
+            else:
+                break
+        return [Place(f.file_name, f.start_line, f.function_name) for f in frames]
+
+    # What is kept.
+
+    def count_bytes(self, steps: Sequence[BackwardStep]) -> None:
+        """List what each step keeps; an array that several keep counts once, for the first that is no call."""
+        for step in steps:
+            if step.parent is not None:
+                steps[step.parent].children.append(step.id)
+        kept = {id(x) for s in self.seen if len(s.path) == 1 for x in s.node.residuals}
+        counted: dict[int, int] = {}
+        held: dict[int, int] = {}
+        # From the inside out, and in the order of the forward pass.
+        for i in sorted(range(len(steps)), key=lambda i: (bool(steps[i].children), -steps[i].depth, -i)):
+            step, node = steps[i], self.seen[i].node
+            for name, x in zip(residual_names(node), node.residuals, strict=True):
+                is_type = isinstance(x, jax.core.AbstractValue)
+                known = id(x) in counted or id(x) in held
+                if isinstance(x, NO_ARRAY) or (is_type and name.endswith("_aval")) or (step.children and known):
+                    continue
+                shape, dtype = type_of(x if is_type else _jax.typeof(x))
+                size = nbytes(x)
+                if is_type or id(x) not in kept:
+                    owner = "recomputed"
+                elif id(x) in self.held:
+                    owner = "argument"
+                    held[id(x)] = size
+                elif known:
+                    owner = "shared"
+                else:
+                    owner = "step"
+                    counted[id(x)] = size
+                    step.kept_bytes += size
+                step.kept.append(Kept(name, shape, dtype, size, owner))
+        for step in sorted(steps, key=lambda s: -s.depth):
+            if step.parent is not None:
+                steps[step.parent].kept_bytes += step.kept_bytes
+        self.argument_bytes = sum(held.values())
+
+    def parameter(self, i: int, a: Argument) -> Parameter:
+        shape, dtype = type_of(a.aval)
+        variable = None if a.slot is None else self.scope[(), a.slot]
+        return Parameter(
+            id=i,
+            path=a.path,
+            argument=a.number,
+            shape=shape,
+            dtype=dtype,
+            variable=variable,
+            gradient=None if a.gradient is None else Statistics.of(a.gradient),
+            steps=sorted(self.givers.get(a.slot, ())),
+            cuts=[(cut.primitive, next(iter(self.places(cut.frames)), None)) for cut in a.cuts],
+        )
+
+    @functools.cached_property
+    def givers(self) -> dict[int | None, set[int]]:
+        """The outermost steps that send a cotangent to a slot."""
+        found: dict[int | None, set[int]] = {}
+        for i, s in enumerate(self.seen):
+            if len(s.path) == 1:
+                for slot, row in zip(s.node.parents, s.observation.outgoing, strict=True):
+                    if row is not None:
+                        found.setdefault(slot, set()).add(i)
+        return found
+
+
+def group(steps: Sequence[BackwardStep]) -> list[Line]:
+    """The lines of steps. A step that others are inside of counts for its own line what those do not."""
+    by_place: dict[tuple[str, int], list[BackwardStep]] = {}
+    for step in steps:
+        if step.place is not None:
+            by_place.setdefault((step.place.file, step.place.line), []).append(step)
+    lines = []
+    for i, (file, number) in enumerate(sorted(by_place)):
+        group = by_place[file, number]
+        for step in group:
+            step.line = i
+        norms = [s.norm for step in group for s in step.incoming if s is not None]
+        zeros = [s.zeros for step in group for s in step.incoming if s is not None]
+        made = [s.nonfinite for step in group if not step.children for s in step.outgoing if s is not None]
+        lines.append(
+            Line(
+                id=i,
+                file=file,
+                line=number,
+                function=group[0].place.function if group[0].place else "",
+                text=linecache.getline(file, number).strip(),
+                steps=[step.id for step in group],
+                kept_bytes=sum(own_bytes(step) for step in group),
+                norm=max(norms, default=None),
+                nonfinite=sum(made),
+                zeros=max(zeros, default=None),
+            )
+        )
+    return lines
+
+
+def own_bytes(step: BackwardStep) -> int:
+    return sum(x.bytes for x in step.kept if x.owner == "step")
+
+
+def type_of(aval: Any) -> tuple[tuple[int, ...], str]:
+    return tuple(getattr(aval, "shape", ())), dtype_name(getattr(aval, "dtype", ""))
+
+
+@functools.cache
+def dtype_name(dtype: Any) -> str:
+    return str(dtype)
+
+
+def described(out: Any) -> dict[str, Any]:
+    """What a function returned: its type, and its value shortened."""
+    leaves = jax.tree.leaves(out)
+    if len(leaves) != 1:
+        return {"shape": [], "dtype": "", "text": f"{len(leaves)} arrays"}
+    value = np.asarray(leaves[0])
+    shape, dtype = type_of(_jax.typeof(leaves[0]))
+    text = np.array2string(value, threshold=8, precision=4, floatmode="maxprec", max_line_width=10**6)
+    if not shape and jax.numpy.issubdtype(value.dtype, np.floating):
+        text = f"{float(value):.6g}"
+    return {"shape": list(shape), "dtype": dtype, "text": text.replace("\n", " ")}
+
+
+def is_scalar(out: Any) -> bool:
+    leaves = jax.tree.leaves(out)
+    return len(leaves) == 1 and np.shape(leaves[0]) == ()
+
+
+def called(node: Node) -> str | None:
+    """The name of the function that a node is a call of."""
+    rule = noted(node).rule
+    if isinstance(rule, CustomPullback):
+        return getattr(getattr(rule.bwd, "debug_info", None), "func_name", None)
+    name = node.params.get("name")
+    return name if isinstance(name, str) else None
+
+
+def text_of(rule: Any) -> list[str]:
+    if isinstance(rule, CustomPullback):
+        return ["the function's own backward rule"]
+    return formula_text(rule) if isinstance(rule, Rule) else [type(rule).__name__]
+
+
+def residual_names(node: Node) -> list[str]:
+    """What the residuals of a node are, in the words of its rule."""
+    note = noted(node)
+    rule, count = note.rule, len(node.residuals)
+    names: list[str] = []
+    if isinstance(rule, Plan):
+        known = aliases(note.chosen)
+        names = [known.get(name, name) for name in rule.names]
+    elif isinstance(rule, Joint):
+        known = aliases(rule)
+        for name, span in zip(rule.names, node.static[0], strict=True):
+            shown = known.get(name, name)
+            names += [shown] if span is None else [f"{shown}[{i}]" for i in range(span)]
+    return names if len(names) == count else ["residual"] * count
+
+
+#: Why a loop or a branch may be one step.
+NOT_OPENED = {
+    lax.while_p: "not opened: it is long, or how long it is is known only inside a compiled program",
+    lax.cond_p: "not opened: which branch runs is known only inside a compiled program",
+}
+
+
+def remark(primitive: Any, is_open: bool) -> str | None:
+    return None if is_open else NOT_OPENED.get(primitive)

@@ -1,0 +1,84 @@
+"""Where a value is cut off from the result: the operations without derivative that it goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from funcgrad import _jax
+from funcgrad.engine.tape import is_differentiable
+from funcgrad.rules import RuleTable
+from funcgrad.rules.table import Formula
+
+
+class Cut(NamedTuple):
+    """An operation whose derivative is zero, or whose result has none, and the user's frames, innermost first."""
+
+    primitive: str
+    frames: Sequence[Any]
+
+
+def find_cuts(fun: Callable, args: Sequence[Any], which: Sequence[int], rules: RuleTable) -> dict[int, list[Cut]]:
+    """The operations that cut leaves of the arguments off, for the numbers of leaves in ``which``.
+
+    Nothing is found in a function that cannot be traced.
+    """
+    leaves, tree = jax.tree.flatten(tuple(args))
+    try:
+        program = jax.make_jaxpr(lambda *given: fun(*jax.tree.unflatten(tree, given)))(*leaves)
+    except (jax.errors.JAXTypeError, TypeError):
+        return {}
+    found = {}
+    for i in which:
+        search = Search(rules)
+        search.walk(program.jaxpr, [k == i for k in range(len(leaves))], ())
+        found[i] = search.cuts
+    return found
+
+
+class Search:
+    """Follows what depends on some inputs through a program."""
+
+    def __init__(self, rules: RuleTable):
+        self.rules = rules
+        self.cuts: list[Cut] = []
+
+    def walk(self, jaxpr: Jaxpr, depends: Sequence[bool], frames: Sequence[Any]) -> list[bool]:
+        """Which outputs depend on the inputs that ``depends`` says, by way of operations with a derivative."""
+        reached = {v for v, d in zip(jaxpr.invars, depends, strict=True) if d}
+        for eqn in jaxpr.eqns:
+            given = [type(x) is not Literal and x in reached for x in eqn.invars]
+            if any(given):
+                outs = self.step(eqn, given, _jax.user_frames(eqn.source_info) or frames)
+                reached.update(v for v, out in zip(eqn.outvars, outs, strict=True) if out and is_differentiable(v.aval))
+        return [type(x) is not Literal and x in reached for x in jaxpr.outvars]
+
+    def step(self, eqn: Any, given: Sequence[bool], frames: Sequence[Any]) -> Sequence[bool]:
+        programs = list(programs_of(eqn))
+        if programs:
+            found = [self.walk(p, given[len(given) - len(p.invars) :], frames) for p in programs]
+            same = [outs for outs in found if len(outs) == len(eqn.outvars)]
+            return [any(flags) for flags in zip(*same, strict=True)] if same else [True] * len(eqn.outvars)
+        rule = self.rules.get(eqn.primitive)
+        signatures = rule.signatures if isinstance(rule, Formula) else None
+        without = signatures is not None and not any(
+            i < len(signatures) and signatures[i] is not None for i, g in enumerate(given) if g
+        )
+        is_float = any(is_differentiable(v.aval) for v in eqn.outvars)
+        if (without and is_float) or (not is_float and eqn.primitive is lax.convert_element_type_p):
+            self.cuts.append(Cut(str(eqn.primitive), frames))
+        return [not without] * len(eqn.outvars)
+
+
+def programs_of(eqn: Any) -> Iterator[Jaxpr]:
+    """The programs that an equation runs on its last operands."""
+    for value in eqn.params.values():
+        for x in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(x, ClosedJaxpr | Jaxpr):
+                jaxpr = x.jaxpr if isinstance(x, ClosedJaxpr) else x
+                if len(jaxpr.invars) <= len(eqn.invars):
+                    yield jaxpr

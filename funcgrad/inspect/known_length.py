@@ -1,0 +1,67 @@
+"""A ``while`` loop as a ``scan``: once its operands are known, so is how often it runs."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.extend.core import set_current_trace
+
+from funcgrad import _jax
+from funcgrad.engine.program import evaluate
+from funcgrad.engine.split import Activity, Split, split
+from funcgrad.engine.tape import is_differentiable
+from funcgrad.rules.control.loop import split_at, with_one_predicate
+
+#: A ``while`` loop is opened up to so many iterations, and so many bytes of what they keep.
+MOST_ITERATIONS, MOST_BYTES = 10_000, 2**30
+
+
+def as_scan(tape: Any, primals: Sequence[Any], tracers: Sequence[Any], params: dict) -> tuple | None:
+    """The operands and parameters of a ``while`` as a ``scan``, None where its length is not known or too large."""
+    if params["cond_jaxpr"].out_avals[0].shape:
+        primals, tracers, params = with_one_predicate(primals, tracers, params)
+    if any(_jax.is_ref(_jax.typeof(x)) or _jax.to_concrete_value(x) is None for x in primals):
+        return None
+    cond, body, first = params["cond_jaxpr"], params["body_jaxpr"], params["cond_nconsts"]
+    with set_current_trace(_jax.eval_trace):
+        length = int(count_iterations(cond, body, first, params["body_nconsts"])(*primals))
+    activity = [Activity(t is not None and is_differentiable(t.aval)) for t in tracers[first:]]
+    if length > MOST_ITERATIONS or length * bytes_kept(split(body, tuple(activity), tape.rules)) > MOST_BYTES:
+        return None
+    count = params["body_nconsts"]
+    scan = _jax.scan_params(empty_scan(), body, count, len(primals) - first - count)
+    return primals[first:], tracers[first:], {**scan, "length": length}
+
+
+def bytes_kept(halves: Split) -> int:
+    return sum(nbytes(aval) for aval in halves.forward.out_avals[sum(halves.out_known) :])
+
+
+def nbytes(aval: Any) -> int:
+    """The bytes of a value of a type; those of its shape alone for a type that is not an array's."""
+    return math.prod(getattr(aval, "shape", ())) * getattr(getattr(aval, "dtype", None), "itemsize", 0)
+
+
+@_jax.weakref_lru_cache
+def count_iterations(cond: Any, body: Any, first: int, count: int) -> Callable:
+    def run(*operands: Any) -> Any:
+        cond_consts, consts, carry = split_at(operands, first, count)
+
+        def proceeds(state):
+            return evaluate(cond, *cond_consts, *state[0])[0]
+
+        return lax.while_loop(proceeds, lambda s: (evaluate(body, *consts, *s[0]), s[1] + 1), (carry, 0))[1]
+
+    return jax.jit(run)
+
+
+@functools.cache
+def empty_scan() -> dict[str, Any]:
+    """The parameters of some scan."""
+    (equation,) = jax.make_jaxpr(lambda: lax.scan(lambda c, _: (c, None), 0.0, None, length=1))().eqns
+    return equation.params

@@ -1,0 +1,53 @@
+"""Pictures of a backward pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from funcgrad.inspect.report import BackwardReport
+
+#: The unit of the picture's second part, by the bytes that make it worth while.
+UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
+
+
+def figure(report: BackwardReport) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("report.plot() needs matplotlib: pip install 'funcgrad[plot]'") from error
+
+    canvas = Figure(figsize=(8, 6), layout="constrained")
+    depth, memory = canvas.subplots(2, 1)
+    places, norms = norms_along_depth(report)
+    depth.plot(places, norms, ".", markersize=4)
+    if any(norm > 0 for norm in norms):
+        depth.set_yscale("log")
+    depth.set(title=f"{report.function}: norm of the cotangents", xlabel="step of the way back", ylabel="norm")
+    times, kept = bytes_along_time(report)
+    unit, scale = next((u, n) for u, n in UNITS if max(kept) >= n or n == 1)
+    memory.step(times, [n / scale for n in kept], where="post")
+    memory.axvline(len(times) // 2, linewidth=0.8, color="grey", linestyle=":")
+    memory.set(
+        title="kept for the way back",
+        xlabel="steps of the way forward, then of the way back",
+        ylabel=unit,
+        ylim=(0, None),
+    )
+    return canvas
+
+
+def norms_along_depth(report: BackwardReport) -> tuple[list[int], list[float]]:
+    """The norms of the cotangents that come in, by step."""
+    found = [(step.id, s.norm) for step in report.steps for s in step.incoming if s is not None]
+    return [i for i, _ in found], [norm for _, norm in found]
+
+
+def bytes_along_time(report: BackwardReport) -> tuple[list[int], list[int]]:
+    """How many bytes are kept after each step, on the way forward and then back."""
+    own = [sum(x.bytes for x in step.kept if x.owner == "step") for step in report.steps]
+    changes = [*reversed(own), *(-n for n in own)]
+    kept = [0]
+    for change in changes:
+        kept.append(kept[-1] + change)
+    return list(range(len(kept))), kept

@@ -1,0 +1,83 @@
+"""Residuals that a function returns for its backward half alone, handed over together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jax.extend.core import Var
+
+from funcgrad.inspect.source.program import Equation, Program, callers_first
+
+#: Fewer residuals than this are handed over one by one.
+FEWEST = 3
+
+
+class Bundle(NamedTuple):
+    """The numbers of the outputs that a function returns as one tuple, and of the inputs that it takes as one.
+
+    ``values`` are the values handed over, in the function that returns them, and ``calls`` the identities of those of
+    its calls whose tuple is not taken apart.
+    """
+
+    outputs: list[int]
+    inputs: list[int]
+    values: list[Var]
+    calls: set[int]
+
+
+def bundles_of(root: Program) -> dict[Program, Bundle]:
+    """The functions that hand residuals over, and those that take them."""
+    calls: dict[Program, list[tuple[Program, Equation]]] = {}
+    for program in callers_first(root):
+        for eqn in program.equations:
+            if eqn.name == "call":
+                calls.setdefault(eqn.params["program"], []).append((program, eqn))
+    found: dict[Program, Bundle] = {}
+    for function, sites in calls.items():
+        pairs = [handed_over(program, eqn) for program, eqn in sites]
+        for taker in {use.taker: None for pair in pairs for use in pair.values()}:
+            giving = [pair for pair in pairs if any(use.taker is taker for use in pair.values())]
+            outputs = [i for i, use in giving[0].items() if use.taker is taker]
+            outputs = [i for i in outputs if all(i in pair and pair[i].to == giving[0][i].to for pair in giving)]
+            inputs = [giving[0][i].number for i in outputs]
+            # Every call of the taker must get all of them from one call of the function.
+            one_call = all(len({id(pair[i].call) for i in outputs}) == 1 for pair in giving)
+            complete = one_call and len(calls[taker]) == len(giving) and len(set(inputs)) == len(inputs)
+            if len(outputs) >= FEWEST and complete and taker is not function and not {taker, function} & set(found):
+                values = [function.outputs[i] for i in outputs]
+                whole = {id(eqn) for (_, eqn), pair in zip(sites, pairs, strict=True) if pair in giving}
+                found[function] = Bundle(outputs, [], values, whole)
+                found[taker] = Bundle([], inputs, values, set())
+    return found
+
+
+class Use(NamedTuple):
+    """What uses a value: a call, and the number of its operand."""
+
+    call: Equation
+    number: int
+
+    @property
+    def taker(self) -> Program:
+        return self.call.params["program"]
+
+    @property
+    def to(self) -> tuple[Program, int]:
+        return self.taker, self.number
+
+
+def handed_over(program: Program, eqn: Equation) -> dict[int, Use]:
+    """The outputs of an equation, by number, that are used in a single call and nowhere else."""
+    users: dict[Var, list[Use]] = {}
+    for other in program.equations:
+        for i, x in enumerate(other.inputs):
+            if type(x) is Var:
+                users.setdefault(x, []).append(Use(other, i))
+    elsewhere = {x for x in program.outputs if type(x) is Var}
+    elsewhere |= {v for other in program.equations for inner in other.programs() for v in inner.free()}
+    found = {}
+    for i, v in enumerate(eqn.outputs):
+        uses = users.get(v, [])
+        if v not in elsewhere and len(uses) == 1 and uses[0].call.name == "call":
+            found[i] = uses[0]
+    return found

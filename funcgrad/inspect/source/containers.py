@@ -1,0 +1,158 @@
+"""Containers, such as a layer's parameters, passed to a function instead of the leaves that it takes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import Var
+
+from funcgrad.inspect.source.program import Equation, Program, callers_first
+from funcgrad.inspect.source.static import static_text
+
+
+class Place(NamedTuple):
+    """Where a leaf is: in which argument, and by which keys."""
+
+    argument: str
+    path: tuple[Any, ...]
+
+
+class Group(NamedTuple):
+    """Operands, or results, of a function that are leaves of one container, which is another one in every call.
+
+    ``members`` are their numbers, ``paths`` the keys that lead to each in the container. ``places`` are the containers'
+    by the identity of the call.
+    """
+
+    name: str
+    members: list[int]
+    paths: list[tuple[Any, ...]]
+    places: dict[int, Place]
+
+
+class Packing(NamedTuple):
+    inputs: list[Group]
+    outputs: list[Group]
+
+    def member(self, number: int) -> Group | None:
+        return next((group for group in self.inputs if number in group.members), None)
+
+    def result(self, number: int) -> Group | None:
+        return next((group for group in self.outputs if number in group.members), None)
+
+
+def packings_of(
+    root: Program, leaves: Mapping[Var, Place], gradients: Mapping[Var, Place], arguments: Mapping[str, Any]
+) -> dict[Program, Packing]:
+    """How the functions that ``root`` calls pass containers.
+
+    ``leaves`` are the arguments' leaves, ``gradients`` the values that are nothing but the gradient of one.
+    """
+    sites: dict[Program, list[Equation]] = {}
+    elsewhere = set()
+    for program in callers_first(root):
+        for eqn in program.equations:
+            if eqn.name == "call":
+                sites.setdefault(eqn.params["program"], []).append(eqn)
+                if program is not root:
+                    elsewhere.add(eqn.params["program"])
+    found = {}
+    for program, calls in sites.items():
+        if len(calls) > 1 and program not in elsewhere:
+            inputs = groups_of([[leaves.get(x) if type(x) is Var else None for x in e.inputs] for e in calls], calls)
+            outputs = groups_of([[gradients.get(v) for v in e.outputs] for e in calls], calls)
+            whole = [group for group in outputs if covers(group, arguments)]
+            found[program] = Packing([group for group in inputs if len(group.members) > 1], whole)
+    return found
+
+
+def groups_of(rows: Sequence[Sequence[Place | None]], calls: Sequence[Equation]) -> list[Group]:
+    """Groups of columns that, in each row, are leaves of one container; ``rows`` has a row for each call."""
+    groups: dict[Any, Group] = {}
+    for number, column in enumerate(zip(*rows, strict=True)):
+        places = [place for place in column if place is not None]
+        if len(places) < len(column) or len({place.argument for place in places}) > 1:
+            continue
+        common = 0
+        while all(len(p.path) > common + 1 for p in places) and len({str(p.path[-1 - common]) for p in places}) == 1:
+            common += 1
+        containers = [Place(p.argument, p.path[: len(p.path) - common]) for p in places]
+        path = places[0].path[len(places[0].path) - common :]
+        texts = [accessed(p.argument, p.path) for p in containers]
+        if not common or None in texts or accessed("x", path) is None or len(set(texts)) < 2:
+            continue
+        at = {id(call): place for call, place in zip(calls, containers, strict=True)}
+        group = groups.setdefault(tuple(texts), Group(container_name(containers[0]), [], [], at))
+        group.members.append(number)
+        group.paths.append(path)
+    return list(groups.values())
+
+
+def covers(group: Group, arguments: Mapping[str, Any]) -> bool:
+    """Whether a group has all leaves of its containers, and these are such that can be written down."""
+    wanted = {str(path) for path in group.paths}
+    for place in group.places.values():
+        tree = arguments[place.argument]
+        for key in place.path:
+            tree = (
+                getattr(tree, key.name)
+                if hasattr(key, "name")
+                else tree[getattr(key, "key", getattr(key, "idx", None))]
+            )
+        found = {str(tuple(path)) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
+        if found != wanted or not is_plain(tree):
+            return False
+    return True
+
+
+def is_plain(tree: Any) -> bool:
+    if type(tree) is dict:
+        return all(map(is_plain, tree.values()))
+    return jax.tree_util.all_leaves([tree])
+
+
+def nested(paths: Sequence[Sequence[Any]], texts: Sequence[str]) -> dict[Any, Any]:
+    """Dicts with ``texts`` at ``paths``."""
+    tree: dict[Any, Any] = {}
+    for path, text in zip(paths, texts, strict=True):
+        inner = tree
+        for key in path[:-1]:
+            inner = inner.setdefault(key.key, {})
+        inner[path[-1].key] = text
+    return tree
+
+
+def container_name(place: Place) -> str:
+    words = [key.key for key in place.path if isinstance(getattr(key, "key", None), str)]
+    word = words[-1] if words else place.argument
+    return word[:-1] if word.endswith("s") and len(word) > 3 and word != "params" else word
+
+
+def numbers_in(place: Place) -> str:
+    return "".join(f"_{key.idx}" for key in place.path if hasattr(key, "idx"))
+
+
+def accessed(argument: str, path: Sequence[Any]) -> str | None:
+    """The expression that leads to a leaf, None if there is none."""
+    text = argument
+    for key in path:
+        match key:
+            case jax.tree_util.DictKey(key=inner) if isinstance(inner, str | int):
+                text += f"[{static_text(inner)}]"
+            case jax.tree_util.SequenceKey(idx=i):
+                text += f"[{i}]"
+            case jax.tree_util.GetAttrKey(name=name):
+                text += f".{name}"
+            case _:
+                return None
+    return text
+
+
+def unpacking(pairs: Sequence[tuple[str, str]], width: int) -> list[str]:
+    """Statements that give names to expressions, on one line where they are few and fit."""
+    line = f"{', '.join(name for name, _ in pairs)} = {', '.join(text for _, text in pairs)}"
+    if len(line) <= width and len(pairs) <= 4:
+        return [line]
+    return [f"{name} = {text}" for name, text in pairs]

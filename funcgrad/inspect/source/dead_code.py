@@ -1,0 +1,117 @@
+"""Leaving out what nothing depends on, in all programs of a source at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jax.extend.core import Var
+
+from funcgrad.inspect.source.program import Equation, Program, callers_first
+
+
+def without_dead_code(root: Program) -> None:
+    """Drop what nothing depends on, in all programs at once: a function keeps what any of its calls uses."""
+    before = None
+    while before != (before := size(root)):
+        needed: dict[Program, set[int]] = {root: set(range(len(root.outputs)))}
+        programs = callers_first(root)
+        for program in programs:
+            sweep(program, needed)
+        for program in programs:
+            for eqn in program.equations:
+                trim_outputs(eqn, needed)
+        for program in callers_first(root):
+            program.outputs = [x for i, x in enumerate(program.outputs) if i in needed[program]]
+        trim_inputs(callers_first(root))
+
+
+def size(root: Program) -> int:
+    return sum(len(p.equations) + len(p.inputs) + len(p.outputs) for p in callers_first(root))
+
+
+def sweep(program: Program, needed: dict[Program, set[int]]) -> None:
+    """Drop the equations that no needed output depends on, and say which outputs of the programs inside are needed."""
+    live = {x for i, x in enumerate(program.outputs) if i in needed[program] and type(x) is Var}
+    kept = []
+    for eqn in reversed(program.equations):
+        wanted = {i for i, v in enumerate(eqn.outputs) if v in live}
+        if not wanted and not eqn.has_effects:
+            continue
+        kept.append(eqn)
+        used = eqn.inputs
+        everything = set(range(len(eqn.outputs)))
+        if eqn.name == "call":
+            needed.setdefault(eqn.params["program"], set()).update(everything if eqn.has_effects else wanted)
+        elif eqn.name == "scan":
+            wanted = carried_on(eqn, everything if eqn.has_effects else wanted)
+            needed[eqn.params["body"]] = wanted
+            live |= reached(eqn.params["body"], wanted)
+            used = [x for i, x in enumerate(eqn.inputs) if i in wanted or i >= eqn.params["carry"]]
+        elif eqn.name == "cond":
+            for branch in eqn.params["branches"]:
+                needed[branch] = everything if eqn.has_effects else wanted
+                live |= reached(branch, needed[branch])
+        else:
+            for inner in eqn.programs():
+                needed[inner] = set(range(len(inner.outputs)))
+                live |= inner.free()
+        live.update(x for x in used if type(x) is Var)
+    program.equations = kept[::-1]
+
+
+def reached(program: Program, outputs: set[int]) -> set[Var]:
+    """The variables that the outputs numbered ``outputs`` depend on."""
+    live = {x for i, x in enumerate(program.outputs) if i in outputs and type(x) is Var}
+    for eqn in reversed(program.equations):
+        if eqn.has_effects or not live.isdisjoint(eqn.outputs):
+            live.update(x for x in eqn.inputs if type(x) is Var)
+            for inner in eqn.programs():
+                live |= inner.free()
+    return live
+
+
+def carried_on(eqn: Equation, wanted: set[int]) -> set[int]:
+    """The outputs of a loop's body that are needed for those of the loop in ``wanted``."""
+    body, carry = eqn.params["body"], range(eqn.params["carry"])
+    while True:
+        live = reached(body, wanted)
+        grown = wanted | {i for i in carry if body.inputs[i] in live}
+        if grown == wanted:
+            return wanted
+        wanted = grown
+
+
+def trim_outputs(eqn: Equation, needed: dict[Program, set[int]]) -> None:
+    if eqn.name not in ("call", "cond", "scan"):
+        return
+    wanted = needed[eqn.programs()[0]]
+    eqn.outputs = [v for i, v in enumerate(eqn.outputs) if i in wanted]
+    if eqn.name == "scan":
+        body, carry = eqn.params["body"], eqn.params["carry"]
+        keep = [i >= carry or i in wanted for i in range(len(body.inputs))]
+        trim(body, [eqn], keep)
+        eqn.params["carry"] = sum(keep[:carry])
+
+
+def trim(inner: Program, eqns: Sequence[Equation], keep: Sequence[bool]) -> None:
+    """Leave out operands of a program, and of the equations that run it."""
+    inner.inputs = [v for v, k in zip(inner.inputs, keep, strict=True) if k]
+    for eqn in eqns:
+        eqn.inputs = [x for x, k in zip(eqn.inputs, keep, strict=True) if k]
+
+
+def trim_inputs(programs: Sequence[Program]) -> None:
+    """Leave out operands that are not used."""
+    calls: dict[Program, list[Equation]] = {}
+    for program in programs:
+        for eqn in program.equations:
+            if eqn.name == "call":
+                calls.setdefault(eqn.params["program"], []).append(eqn)
+            elif eqn.name == "scan":
+                body = eqn.params["body"]
+                used = body.uses()
+                keep = [i < eqn.params["carry"] or used[v] > 0 for i, v in enumerate(body.inputs)]
+                trim(body, [eqn], keep)
+    for inner, eqns in calls.items():
+        used = inner.uses()
+        trim(inner, eqns, [used[v] > 0 for v in inner.inputs])

@@ -1,0 +1,310 @@
+"""Indexing: rows taken and put by an array of indices as ``x[i]``, and all else as calls of ``lax``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from funcgrad.inspect.source.calls import Names, Spelling, size
+from funcgrad.inspect.source.program import Equation
+from funcgrad.inspect.source.simplify import Rewrite, Simplifier, instead, is_value
+from funcgrad.inspect.source.static import quoted, static_text
+from funcgrad.inspect.source.text import ATOM, Text, call, tuple_of
+
+MODES = {"FILL_OR_DROP": "fill", "CLIP": "clip", "PROMISE_IN_BOUNDS": "promise_in_bounds", "ONE_HOT": "one_hot"}
+#: The methods of ``x.at[i]``.
+PUT = {
+    "scatter": "set", "scatter-add": "add", "scatter-sub": "subtract", "scatter-mul": "multiply", "scatter-min": "min",
+    "scatter-max": "max",
+}  # fmt: skip
+
+# Rewrites.
+
+
+def wrapped_index(s: Simplifier, eqn: Equation) -> Rewrite | None:
+    """``where(i < 0, i + n, i)``, which makes indices from the end ones from the start."""
+    if len(eqn.inputs) != 3:
+        return None
+    test, index, other = eqn.inputs
+    less, plus = s.maker(test, "lt"), s.maker(other, "add")
+    if less is None or plus is None or not is_value(less.inputs[1], 0) or less.inputs[0] is not index:
+        return None
+    amounts = [x for x in plus.inputs if x is not index]
+    if index not in plus.inputs or len(amounts) != 1 or type(amounts[0]) is not Literal:
+        return None
+    return instead(eqn, "wrapped_index", index, size=int(amounts[0].val))
+
+
+def taken_rows(s: Simplifier, eqn: Equation) -> Rewrite | None:
+    """A gather of whole rows."""
+    x, indices = eqn.inputs
+    whole = tuple(eqn.params["slice_sizes"]) == (1, *x.aval.shape[1:])
+    numbers = eqn.params["dimension_numbers"]
+    dims = (numbers.offset_dims, numbers.collapsed_slice_dims, numbers.start_index_map, numbers.operand_batching_dims)
+    found = index_of_rows(s, indices, *dims) if whole else None
+    if found is None:
+        return None
+    index, wraps = found
+    return instead(eqn, "take_rows", x, index, wraps=wraps, **options(eqn))
+
+
+def put_rows(s: Simplifier, eqn: Equation) -> Rewrite | None:
+    """A scatter of whole rows."""
+    x, indices, updates = eqn.inputs
+    numbers = eqn.params["dimension_numbers"]
+    dims = (
+        numbers.update_window_dims, numbers.inserted_window_dims, numbers.scatter_dims_to_operand_dims,
+        numbers.operand_batching_dims,
+    )  # fmt: skip
+    whole = updates.aval.shape == (*indices.aval.shape[:-1], *x.aval.shape[1:])
+    found = index_of_rows(s, indices, *dims) if whole else None
+    if found is None:
+        return None
+    index, wraps = found
+    return instead(eqn, "put_rows", x, index, updates, wraps=wraps, method=PUT[eqn.name], **options(eqn))
+
+
+def options(eqn: Equation) -> dict[str, Any]:
+    return {k: eqn.params.get(k) for k in ("mode", "indices_are_sorted", "unique_indices", "fill_value")}
+
+
+def index_of_rows(s: Simplifier, indices: Any, window: Any, dropped: Any, mapped: Any, batching: Any) -> Any:
+    """The index that rows are taken or put by, and whether it counts from the end where negative; None if no rows."""
+    ndim = len(indices.aval.shape) - 1
+    if indices.aval.shape[-1:] != (1,) or batching or tuple(dropped) != (0,) or tuple(mapped) != (0,):
+        return None
+    if tuple(window) != tuple(range(ndim, ndim + len(window))):
+        return None
+    made = s.maker(indices, "expand_dims", "reshape", "full")
+    if made is None or made.inputs[0].aval.shape != indices.aval.shape[:-1]:
+        return None
+    index = made.inputs[0]
+    wrapped = s.maker(index, "wrapped_index")
+    if wrapped is not None:
+        return wrapped.inputs[0], True
+    return index, type(index) is Literal and index.val >= 0
+
+
+def taken_part(s: Simplifier, eqn: Equation) -> Rewrite | None:
+    """A slice of size one from a place that a value says, without its dimension."""
+    made = s.maker(eqn.inputs[0], "dynamic_slice")
+    dims = tuple(eqn.params["dimensions"])
+    if made is None or len(dims) != 1 or not s.only_use(eqn.inputs[0]):
+        return None
+    (axis,) = dims
+    x, *starts = made.inputs
+    sizes = tuple(made.params["slice_sizes"])
+    if any(sizes[i] != n for i, n in enumerate(x.aval.shape) if i != axis) or type(starts[axis]) is Literal:
+        return None
+    wrapped = s.maker(starts[axis], "wrapped_index")
+    if wrapped is not None and wrapped.params["size"] == x.aval.shape[axis]:
+        return instead(eqn, "take_part", x, wrapped.inputs[0], axis=axis, wraps=True)
+    return instead(eqn, "take_part", x, starts[axis], axis=axis, wraps=False)
+
+
+def picked(s: Simplifier, eqn: Equation) -> Rewrite | None:
+    """A slice of size one in some dimensions, without them."""
+    made = s.maker(eqn.inputs[0], "slice")
+    dims = tuple(eqn.params["dimensions"])
+    if made is None or not s.only_use(eqn.inputs[0]) or made.params["strides"] is not None:
+        return None
+    shape, starts = made.inputs[0].aval.shape, made.params["start_indices"]
+    if any(made.outputs[0].aval.shape[i] != n for i, n in enumerate(shape) if i not in dims):
+        return None
+    places = {i: -1 if starts[i] == shape[i] - 1 and starts[i] else starts[i] for i in dims}
+    return instead(eqn, "pick", made.inputs[0], index=tuple([places.get(i) for i in range(len(shape))]))
+
+
+def along_axis(s: Simplifier, eqn: Equation) -> Rewrite | None:
+    """A gather or scatter of single elements along one axis, by an array of indices for each."""
+    x, indices, *updates = eqn.inputs
+    numbers = eqn.params["dimension_numbers"]
+    if eqn.name == "gather":
+        window, dropped, mapped = numbers.offset_dims, numbers.collapsed_slice_dims, numbers.start_index_map
+        if any(n != 1 for n in eqn.params["slice_sizes"]):
+            return None
+    else:
+        window, dropped = numbers.update_window_dims, numbers.inserted_window_dims
+        mapped = numbers.scatter_dims_to_operand_dims
+    shape = x.aval.shape
+    if window or len(mapped) != 1 or tuple(dropped) != tuple(mapped) or indices.aval.shape[-1:] != (1,):
+        return None
+    (axis,) = mapped
+    others = tuple([i for i in range(len(shape)) if i != axis])
+    made = s.maker(indices, "expand_dims", "reshape")
+    if tuple(numbers.operand_batching_dims) != others or made is None or not others:
+        return None
+    wrapped = s.maker(made.inputs[0], "wrapped_index")
+    index = made.inputs[0]
+    if tuple(index.aval.shape[i] for i in others) != tuple(shape[i] for i in others) or wrapped is None:
+        return None
+    if index.aval.shape != indices.aval.shape[:-1] or wrapped.params["size"] != shape[axis]:
+        return None
+    params = {"axis": axis, **options(eqn), **({"method": PUT[eqn.name]} if updates else {})}
+    if params["indices_are_sorted"] or params["unique_indices"]:
+        return None
+    return instead(eqn, "put_along" if updates else "take_along", x, wrapped.inputs[0], *updates, **params)
+
+
+def put_part(s: Simplifier, eqn: Equation) -> Rewrite | None:
+    """An update of size one at a place that counts from the end where it is negative."""
+    x, y, *starts = eqn.inputs
+    shape = x.aval.shape
+    axes = [i for i, n in enumerate(y.aval.shape) if n != shape[i] or not is_value(starts[i], 0)]
+    if len(axes) != 1 or y.aval.shape[axes[0]] != 1 or len(shape) != len(y.aval.shape):
+        return None
+    (axis,) = axes
+    wrapped = s.maker(starts[axis], "wrapped_index")
+    made = s.maker(y, "expand_dims", "reshape", "full", "broadcast_to")
+    if wrapped is None or wrapped.params["size"] != shape[axis] or made is None:
+        return None
+    value = made.inputs[0]
+    if value.aval.shape != shape[:axis] + shape[axis + 1 :]:
+        return None
+    return instead(eqn, "put_part", x, value, wrapped.inputs[0], axis=axis)
+
+
+REWRITES = {
+    "select_n": (wrapped_index,),
+    "gather": (taken_rows, along_axis),
+    "squeeze": (taken_part, picked),
+    "dynamic_update_slice": (put_part,),
+    **dict.fromkeys(PUT, (put_rows, along_axis)),
+}
+
+# Spellings.
+
+
+def where_negative(names: Names, eqn: Equation) -> Text:
+    x = names.typed(eqn.inputs[0])
+    return call("jnp.where", f"{x.within(ATOM)} < 0", f"{x.within(ATOM)} + {eqn.params['size']}", x)
+
+
+def settings(params: Any, index: Any = None) -> dict[str, str]:
+    """What is said of the indices, as keywords.
+
+    That they are in bounds goes without saying where a default does the same then.
+    """
+    flags = ("indices_are_sorted", "unique_indices") if index is None or index.aval.shape else ()
+    given = {name: "True" for name in flags if params[name]}
+    mode = MODES[params["mode"].name]
+    return given if index is not None and mode != "clip" else {**given, "mode": quoted(mode)}
+
+
+def take_rows(names: Names, eqn: Equation) -> Text:
+    x, index = eqn.inputs
+    params = eqn.params
+    given = settings(params, index)
+    if not params["wraps"]:
+        given["wrap_negative_indices"] = "False"
+    if not fills_as_default(params["fill_value"], eqn.outputs[0].aval.dtype):
+        given["fill_value"] = static_text(params["fill_value"])
+    place = f"{names.typed(x).within(ATOM)}.at[{names.text(index)}]"
+    if not given:
+        return Text(place.replace(".at[", "[", 1))
+    return call(f"{place}.get", **given)
+
+
+def fills_as_default(value: Any, dtype: Any) -> bool:
+    return value is None or (jnp.issubdtype(dtype, np.inexact) and bool(np.isnan(value)))
+
+
+def put_rows_text(names: Names, eqn: Equation) -> Text:
+    x, index, updates = eqn.inputs
+    given = settings(eqn.params, index)
+    if not eqn.params["wraps"]:
+        given["wrap_negative_indices"] = "False"
+    place = f"{names.typed(x).within(ATOM)}.at[{names.text(index)}]"
+    return call(f"{place}.{eqn.params['method']}", names.typed(updates), **given)
+
+
+def take_part(names: Names, eqn: Equation) -> Text:
+    x, index = eqn.inputs
+    axis = eqn.params["axis"]
+    if eqn.params["wraps"]:
+        return Text(f"{names.typed(x).within(ATOM)}[{':, ' * axis}{names.typed(index)}]")
+    return call("lax.dynamic_index_in_dim", names.typed(x), names.typed(index), axis, keepdims="False")
+
+
+def pick(names: Names, eqn: Equation) -> Text:
+    parts = [":" if i is None else str(i) for i in eqn.params["index"]]
+    while parts[-1] == ":":
+        parts.pop()
+    return Text(f"{names.typed(eqn.inputs[0]).within(ATOM)}[{', '.join(parts)}]")
+
+
+def take_along(names: Names, eqn: Equation) -> Text:
+    x, index = eqn.inputs
+    given = {"axis": -1 if eqn.params["axis"] == x.aval.ndim - 1 else eqn.params["axis"]}
+    mode = MODES[eqn.params["mode"].name]
+    if mode == "clip" or not fills_as_default(eqn.params["fill_value"], x.aval.dtype):
+        given |= {"mode": quoted(mode), "fill_value": static_text(eqn.params["fill_value"])}
+    return call("jnp.take_along_axis", names.typed(x), names.typed(index), **given)
+
+
+def put_along(names: Names, eqn: Equation) -> Text:
+    x, index, updates = eqn.inputs
+    ndim = x.aval.ndim
+    parts = []
+    for i, n in enumerate(x.aval.shape):
+        own = f"jnp.arange({n})" + (f"[{', '.join([':', *['None'] * (ndim - i - 1)])}]" if i < ndim - 1 else "")
+        parts.append(str(names.typed(index)) if i == eqn.params["axis"] else own)
+    extra = {"mode": quoted("clip")} if MODES[eqn.params["mode"].name] == "clip" else {}
+    place = f"{names.typed(x).within(ATOM)}.at[{', '.join(parts)}]"
+    return call(f"{place}.{eqn.params['method']}", names.typed(updates), **extra)
+
+
+def put_part_text(names: Names, eqn: Equation) -> Text:
+    x, value, index = [names.typed(x) for x in eqn.inputs]
+    return call("lax.dynamic_update_index_in_dim", x, value, index, eqn.params["axis"])
+
+
+def gather(names: Names, eqn: Equation) -> Text:
+    x, indices = eqn.inputs
+    given = settings(eqn.params)
+    if eqn.params["fill_value"] is not None:
+        given["fill_value"] = static_text(eqn.params["fill_value"])
+    numbers, sizes = static_text(eqn.params["dimension_numbers"]), size(eqn.params["slice_sizes"])
+    return call("lax.gather", names.typed(x), names.typed(indices), numbers, sizes, **given)
+
+
+def scatter(names: Names, eqn: Equation) -> Text:
+    operands = [names.typed(y) for y in eqn.inputs]
+    numbers = static_text(eqn.params["dimension_numbers"])
+    return call(f"lax.{eqn.name.replace('-', '_')}", *operands, numbers, **settings(eqn.params))
+
+
+def dynamic_slice(names: Names, eqn: Equation) -> Text:
+    x, *starts = eqn.inputs
+    return call("lax.dynamic_slice", names.typed(x), places(names, starts), size(eqn.params["slice_sizes"]))
+
+
+def dynamic_update_slice(names: Names, eqn: Equation) -> Text:
+    x, y, *starts = eqn.inputs
+    return call("lax.dynamic_update_slice", names.typed(x), names.typed(y), places(names, starts))
+
+
+def places(names: Names, starts: list[Any]) -> str:
+    """Start indices, which must be of one type."""
+    types = {x.aval.dtype for x in starts if type(x) is not Literal}
+    bare = not types or types == {jnp.dtype(jnp.result_type(int))}
+    return tuple_of([(names.text if bare else names.typed)(x) for x in starts])
+
+
+SPELLINGS: dict[str, Spelling] = {
+    "wrapped_index": where_negative,
+    "take_rows": take_rows,
+    "put_rows": put_rows_text,
+    "take_part": take_part,
+    "pick": pick,
+    "take_along": take_along,
+    "put_along": put_along,
+    "put_part": put_part_text,
+    "gather": gather,
+    "dynamic_slice": dynamic_slice,
+    "dynamic_update_slice": dynamic_update_slice,
+    **dict.fromkeys(PUT, scatter),
+}

@@ -1,0 +1,290 @@
+"""Jaxprs turned into programs: calls written out, marks resolved."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+
+from funcgrad import _jax
+from funcgrad.inspect.source.program import Equation, Path, Program, plain_name, spread
+from funcgrad.inspect.source.staging import BACK, COTANGENT, PRIMAL, SCOPE
+
+#: Equations that stand for the program they carry, by the parameter that holds it.
+WRITTEN_OUT = {
+    "jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr",
+    "eval_jaxpr": "jaxpr", "remat_opt": "fwd_jaxpr", "custom_vmap_call": "call", "composite": "jaxpr",
+    "linear_call": "callee",
+}  # fmt: skip
+#: Equations that hand their first operand on.
+IDENTITIES = {"copy", "copy_p", "stop_gradient", "stage", "xla_metadata_value", "layout_constraint"}
+#: Equations that only show values.
+SHOWING = {"debug_callback", "debug_print", "inspect_sharding", "dce_sink"}
+#: Functions of fewer equations are written out where they are called.
+SMALLEST = 12
+
+
+def subjaxprs(eqn: Any) -> Iterator[ClosedJaxpr | Jaxpr]:
+    for value in eqn.params.values():
+        yield from (x for x in spread(value) if isinstance(x, ClosedJaxpr | Jaxpr))
+
+
+def expanded(primitive: Any) -> ClosedJaxpr:
+    """A hijax primitive in terms of others."""
+
+    def run(*leaves: Any) -> list[Any]:
+        return jax.tree.leaves(primitive.expand(*jax.tree.unflatten(primitive.in_tree, leaves)))
+
+    return jax.make_jaxpr(run)(*primitive.in_avals_flat)
+
+
+def holds_jaxpr(value: Any) -> bool:
+    return any(isinstance(x, ClosedJaxpr | Jaxpr) for x in spread(value))
+
+
+def opened(program: Any) -> tuple[Jaxpr, Sequence[Any]]:
+    return (program.jaxpr, program.consts) if isinstance(program, ClosedJaxpr) else (program, ())
+
+
+class Lifter:
+    """Turns jaxprs into programs. A jitted function that is called more than once stays one."""
+
+    def __init__(self, root: ClosedJaxpr):
+        self.calls: Counter = Counter()
+        self.lengths: dict[int, int] = {}
+        #: Array constants by variable, and the variables by array.
+        self.constants: dict[Var, Any] = {}
+        self.known_constants: dict[int, Var] = {}
+        self.functions: dict[int, Program] = {}
+        #: Kept, so that no other jaxpr gets the id of one.
+        self.expanded: list[ClosedJaxpr] = []
+        self.count(root.jaxpr)
+
+    def count(self, jaxpr: Jaxpr) -> int:
+        length = 0
+        for eqn in jaxpr.eqns:
+            length += str(eqn.primitive) not in ("name", "convert_element_type", "broadcast_in_dim", "reshape")
+            for sub in subjaxprs(eqn):
+                inner, _ = opened(sub)
+                self.calls[id(inner)] += 1
+                if id(inner) not in self.lengths:
+                    self.lengths[id(inner)] = 0
+                    self.lengths[id(inner)] = self.count(inner)
+                length += self.lengths[id(inner)]
+        return length
+
+    def lift(
+        self, program: Any, partners: Sequence[Program] = (), given: Sequence[Any] = (), backward: bool = False
+    ) -> Program:
+        """``program`` as data. The first operands are ``given``: values around it, which it uses as they are."""
+        jaxpr, consts = opened(program)
+        inputs = [Var(v.aval) for v in jaxpr.invars[len(given) :]]
+        env = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
+        env.update(zip(jaxpr.invars, (*given, *inputs), strict=True))
+        lifted = Program(plain_name(jaxpr.debug_info.func_name), inputs, partners=list(partners))
+        lifted.source = jaxpr.debug_info.func_src_info or ""
+        lifted.outputs = self.run(lifted, jaxpr, env, (), (), backward)
+        return lifted
+
+    def constant(self, value: Any) -> Any:
+        if isinstance(value, Literal):
+            return value
+        aval = _jax.typeof(value)
+        if isinstance(aval, ShapedArray) and not aval.shape and not is_extended(aval):
+            return Literal(np.asarray(value)[()], aval)
+        if id(value) not in self.known_constants:
+            var = Var(aval)
+            self.known_constants[id(value)] = var
+            self.constants[var] = value
+        return self.known_constants[id(value)]
+
+    def run(self, into: Program, jaxpr: Jaxpr, env: dict, frames: tuple, path: Path, backward: bool) -> list[Any]:
+        """Write a jaxpr's equations into a program; returns what its outputs are there."""
+
+        def read(x: Any) -> Any:
+            return self.constant(x) if type(x) is Literal else env[x]
+
+        for eqn in jaxpr.eqns:
+            inputs = [read(x) for x in eqn.invars]
+            own = scopes(eqn.source_info)
+            eqn_path = path + own
+            eqn_frames = (*_jax.user_frames(eqn.source_info), *frames)
+            is_backward = backward or in_backward(eqn.source_info)
+            if is_backward and not eqn_path:
+                eqn_frames = ()  # a loop's own bookkeeping
+            outs = self.equation(into, eqn, inputs, eqn_frames, eqn_path, is_backward)
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [read(x) for x in jaxpr.outvars]
+
+    def equation(self, into: Program, eqn: Any, inputs: list, frames: tuple, path: Path, backward: bool) -> list[Any]:
+        name = str(eqn.primitive)
+        if name == "name":
+            self.mark(into, eqn.params["name"], inputs[0], path)
+            return inputs
+        if name in IDENTITIES:
+            return inputs[: len(eqn.outvars)]
+        if name in SHOWING:
+            return []
+        if name == "reshard" and is_no_sharding(eqn.params["dst_sharding"]):
+            return inputs
+        if name == "tie":
+            return inputs[1:]
+        if name == "call_hi_primitive":
+            self.expanded.append(expanded(eqn.params["_prim"]))
+            return self.inline(into, self.expanded[-1], inputs, frames, path, backward)
+        params = {
+            k: None if k in ("sharding", "out_sharding") and is_no_sharding(v) else v for k, v in eqn.params.items()
+        }
+        if name in WRITTEN_OUT:
+            inner = next(params[k] for k in (WRITTEN_OUT[name], "jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
+            if name in ("jit", "pjit") and self.is_function(inner):
+                return self.call(into, eqn, inner, inputs, frames, path, backward)
+            if name in ("checkpoint", "remat2") and params.get("differentiated") and params["prevent_cse"]:
+                inputs = self.behind_barrier(into, inputs, frames, path, backward)
+            outs = self.inline(into, inner, inputs, frames, path, backward)
+            function = plain_name(params.get("name"))
+            if (
+                function
+                and not backward
+                and not hasattr(lax, function)
+                and (name == "custom_jvp_call" or self.lengths.get(id(opened(inner)[0]), 0) > 1)
+            ):
+                into.returned.update({v: function for v in outs[:1] if type(v) is Var})
+            return outs
+        if name == "scan" and params["length"] == 1:
+            return self.only_step(into, params, inputs, frames, path, backward)
+        inputs, params = self.with_programs(into, name, inputs, params, path, backward)
+        outputs = [Var(v.aval) for v in eqn.outvars]
+        new = Equation(name, inputs, outputs, params, frames, path, backward, eqn.primitive, bool(eqn.effects))
+        into.equations.append(new)
+        into.inside.setdefault(path, []).extend(new.programs())
+        return list(outputs)
+
+    def with_programs(
+        self, into: Program, name: str, inputs: list, params: dict, path: Path, backward: bool
+    ) -> tuple[list, dict]:
+        """Operands and parameters with programs in the place of jaxprs.
+
+        Loops and branches use what does not vary straight from around them, and it is no operand any more.
+        """
+        partners = self.partners(into, path)
+        if name == "scan":
+            consts, carry = _jax.scan_layout(params)
+            body = self.lift(params["jaxpr"], partners, inputs[:consts], backward)
+            body.carry = carry
+            kept = {"length": params["length"], "reverse": params["reverse"], "unroll": params["unroll"]}
+            return inputs[consts:], {"body": body, "carry": carry, **kept}
+        if name == "while":
+            first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+            cond = self.lift(params["cond_jaxpr"], partners, inputs[:first], backward)
+            body = self.lift(params["body_jaxpr"], partners, inputs[first:second], backward)
+            return inputs[second:], {"cond": cond, "body": body}
+        if name == "cond":
+            branches = tuple([self.lift(branch, partners, inputs[1:], backward) for branch in params["branches"]])
+            return inputs[:1], {"branches": branches}
+
+        if name == "custom_linear_solve":
+            lengths, jaxprs = params["const_lengths"], params["jaxprs"]
+            programs, start = [], 0
+            for length, jaxpr in zip(lengths, jaxprs, strict=True):
+                given = inputs[start : start + length]
+                programs.append(None if jaxpr is None else self.lift(jaxpr, partners, given, backward))
+                start += length
+            matvec, _, solve, transpose_solve = programs
+            return inputs[start:], {"programs": (matvec, solve, transpose_solve)}
+
+        def lifted(value: Any) -> Any:
+            if isinstance(value, ClosedJaxpr | Jaxpr):
+                return self.lift(value, partners, (), backward)
+            return tuple(map(lifted, value)) if isinstance(value, tuple) and holds_jaxpr(value) else value
+
+        return inputs, {key: lifted(value) for key, value in params.items()}
+
+    def partners(self, into: Program, path: Path) -> list[Program]:
+        return [inner for around in (into, *into.partners) for inner in around.inside.get(path, [])]
+
+    def is_function(self, inner: Any) -> bool:
+        jaxpr, _ = opened(inner)
+        return self.calls[id(jaxpr)] > 1 and self.lengths[id(jaxpr)] >= SMALLEST
+
+    def call(self, into: Program, eqn: Any, inner: Any, inputs: list, frames: tuple, path: Path, backward: bool):
+        jaxpr, _ = opened(inner)
+        program = self.functions.get(id(jaxpr))
+        if program is None:
+            program = self.functions[id(jaxpr)] = self.lift(inner, self.partners(into, path), (), backward)
+            program.name = plain_name(eqn.params["name"]) + ("_backward" if backward else "")
+        into.inside.setdefault(path, []).append(program)
+        outputs = [Var(v.aval) for v in eqn.outvars]
+        params = {"program": program}
+        into.equations.append(
+            Equation("call", inputs, outputs, params, frames, path, backward, None, bool(eqn.effects))
+        )
+        return list(outputs)
+
+    def inline(self, into: Program, inner: Any, inputs: list, frames: tuple, path: Path, backward: bool) -> list[Any]:
+        jaxpr, consts = opened(inner)
+        env = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
+        env.update(zip(jaxpr.invars, inputs[len(inputs) - len(jaxpr.invars) :], strict=True))
+        return self.run(into, jaxpr, env, frames, path, backward)
+
+    def only_step(self, into: Program, params: dict, inputs: list, frames: tuple, path: Path, backward: bool):
+        """A loop of one step as that step."""
+        consts, carry = _jax.scan_layout(params)
+
+        def add(name: str, x: Any, aval: Any, **how: Any) -> Any:
+            out = Var(aval)
+            into.equations.append(Equation(name, [x], [out], how, frames, path, backward))
+            return out
+
+        body = params["jaxpr"]
+        step_inputs = inputs[: consts + carry]
+        for x, aval in zip(inputs[consts + carry :], body.in_avals[consts + carry :], strict=True):
+            step_inputs.append(add("squeeze", x, aval, dimensions=(0,)))
+        outs = self.inline(into, body, step_inputs, frames, path, backward)
+        avals = [_jax.stacked_aval(1, aval) for aval in body.out_avals[carry:]]
+        stacked = [add("expand_dims", x, aval, axes=(0,)) for x, aval in zip(outs[carry:], avals, strict=True)]
+        return [*outs[:carry], *stacked]
+
+    def behind_barrier(self, into: Program, inputs: list, frames: tuple, path: Path, backward: bool) -> list[Any]:
+        """Values through a barrier, which keeps what is computed from them from being shared with the way forward."""
+        values = [x for x in inputs if type(x) is Var]
+        if not values:
+            return inputs
+        outputs = [Var(v.aval) for v in values]
+        primitive = lax.optimization_barrier_p
+        into.equations.append(Equation("optimization_barrier", values, outputs, {}, frames, path, backward, primitive))
+        fresh = dict(zip(values, outputs, strict=True))
+        return [fresh.get(x, x) if type(x) is Var else x for x in inputs]
+
+    def mark(self, into: Program, name: str, value: Any, path: Path) -> None:
+        if name.startswith(PRIMAL):
+            into.primals.setdefault((path, name.removeprefix(PRIMAL)), value)
+        elif name.startswith(COTANGENT):
+            into.cotangents.setdefault((path, name.removeprefix(COTANGENT)), value)
+        elif type(value) is Var:
+            into.names.setdefault(value, name)
+
+
+def is_no_sharding(value: Any) -> bool:
+    return isinstance(value, jax.sharding.NamedSharding) and value.mesh.empty
+
+
+def is_extended(aval: Any) -> bool:
+    return jnp.issubdtype(aval.dtype, jax.dtypes.extended)
+
+
+def scopes(source: Any) -> Path:
+    names = (x.name for x in source.name_stack.stack)
+    return tuple([name for name in names if name.startswith(SCOPE)])
+
+
+def in_backward(source: Any) -> bool:
+    return any(x.name == BACK for x in source.name_stack.stack)

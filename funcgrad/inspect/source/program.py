@@ -1,0 +1,129 @@
+"""Programs as plain data that can be rewritten."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from jax.extend.core import Var
+
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass(eq=False)
+class Equation:
+    """One operation. ``frames`` are the user's, innermost first; ``path`` the marked scopes it stands in."""
+
+    name: str
+    inputs: list[Any]
+    outputs: list[Any]
+    params: dict[str, Any]
+    frames: tuple[Any, ...] = ()
+    path: Path = ()
+    backward: bool = False
+    primitive: Any = None
+    has_effects: bool = False
+
+    def __post_init__(self):
+        #: The outputs as they were at first, before those that are not used were left out.
+        self.all_outputs = list(self.outputs)
+
+    @property
+    def is_multiple(self) -> bool:
+        """Whether it computes a sequence of values."""
+        return self.primitive is not None and self.primitive.multiple_results
+
+    def programs(self) -> list[Program]:
+        found = []
+        for value in self.params.values():
+            if type(value) is Program:
+                found.append(value)
+            elif type(value) is tuple:
+                found += [x for x in value if type(x) is Program]
+        return found
+
+
+@dataclasses.dataclass(eq=False)
+class Program:
+    """Equations from ``inputs`` to ``outputs``.
+
+    ``names`` are those that the user gave, ``returned`` those of the functions whose values they are, ``primals`` and
+    ``cotangents`` the marked values by the path of their node and the number of its output. ``inside`` has the programs
+    in it by path, and ``partners`` are the programs of the way forward whose values this one has cotangents of.
+    """
+
+    name: str
+    inputs: list[Any]
+    equations: list[Equation] = dataclasses.field(default_factory=list)
+    outputs: list[Any] = dataclasses.field(default_factory=list)
+    names: dict[Var, str] = dataclasses.field(default_factory=dict)
+    returned: dict[Var, str] = dataclasses.field(default_factory=dict)
+    primals: dict[tuple[Path, str], Any] = dataclasses.field(default_factory=dict)
+    cotangents: dict[tuple[Path, str], Any] = dataclasses.field(default_factory=dict)
+    inside: dict[Path, list[Program]] = dataclasses.field(default_factory=dict)
+    partners: list[Program] = dataclasses.field(default_factory=list)
+    #: Of the user's function, its name, file and line; and of a loop's body, how many values it carries.
+    source: str = ""
+    carry: int = 0
+
+    def __post_init__(self):
+        #: The inputs as they were at first, before those that are not used were left out.
+        self.all_inputs = list(self.inputs)
+
+    def uses(self) -> Counter:
+        """How often each variable is used."""
+        count = Counter(x for eqn in self.equations for x in eqn.inputs if type(x) is Var)
+        count.update(x for x in self.outputs if type(x) is Var)
+        for eqn in self.equations:
+            for inner in eqn.programs():
+                count.update(inner.free())
+        return count
+
+    def free(self) -> set[Var]:
+        """The variables from outside that are used here or inside."""
+        known = set(self.inputs)
+        found: set[Var] = set()
+        for eqn in self.equations:
+            found.update(x for x in eqn.inputs if type(x) is Var and x not in known)
+            for inner in eqn.programs():
+                found |= inner.free() - known
+            known.update(eqn.outputs)
+        found.update(x for x in self.outputs if type(x) is Var and x not in known)
+        return found
+
+
+def spread(value: Any) -> Iterator[Any]:
+    """A parameter's value, or what is in it if it is a tuple."""
+    if isinstance(value, tuple | list):
+        for x in value:
+            yield from spread(x)
+    else:
+        yield value
+
+
+def plain_name(name: str | None) -> str:
+    """The name of a function without what it is qualified by."""
+    return (name or "").split(" ")[0].split(".")[-1].strip("<>_")
+
+
+def dtype_of(x: Any) -> Any:
+    return x.aval.dtype
+
+
+def callers_first(root: Program) -> list[Program]:
+    """All programs, each after those that use it."""
+    order: list[Program] = []
+    seen: set[Program] = set()
+
+    def visit(program: Program) -> None:
+        if program not in seen:
+            seen.add(program)
+            for eqn in program.equations:
+                for inner in eqn.programs():
+                    visit(inner)
+            order.append(program)
+
+    visit(root)
+    return order[::-1]

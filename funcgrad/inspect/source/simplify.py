@@ -1,0 +1,212 @@
+"""Tidying programs: equal values are computed once, and rewrites by operation are made until there are no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.extend.core import Literal, Var
+
+from funcgrad.inspect.source.dead_code import without_dead_code
+from funcgrad.inspect.source.program import Equation, Program, callers_first
+
+COMMUTATIVE = {"add", "mul", "max", "min", "eq", "ne", "and", "or", "xor"}
+
+
+def simplify(root: Program, rules: Mapping[str, Sequence[Rule]]) -> None:
+    """Tidy ``root`` and the programs in it by ``rules``, given by operation, until there is no more to do."""
+    before = None
+    while before != (before := measure(root)):
+        Simplifier(rules).program_and_functions(root)
+        without_dead_code(root)
+
+
+def measure(root: Program) -> tuple:
+    programs = callers_first(root)
+    return len(programs), [[(e.name, len(e.inputs), len(e.outputs)) for e in p.equations] for p in programs]
+
+
+class Simplifier:
+    def __init__(self, rules: Mapping[str, Sequence[Rule]]):
+        self.rules = rules
+        #: What stands in for a variable, and the equations by the variables they compute.
+        self.stand_ins: dict[Var, Any] = {}
+        self.made_by: dict[Var, Equation] = {}
+        self.uses: Any = {}
+
+    def program_and_functions(self, root: Program) -> None:
+        calls: dict[Program, list[Equation]] = {}
+        for program in callers_first(root):
+            for eqn in program.equations:
+                if eqn.name == "call":
+                    calls.setdefault(eqn.params["program"], []).append(eqn)
+        for program, eqns in calls.items():
+            self.fix_numbers(program, eqns)
+        for program in (root, *calls):
+            self.program(program, {})
+
+    def fix_numbers(self, program: Program, calls: Sequence[Equation]) -> None:
+        """Put into a function the numbers that all of its calls pass, and take what they pass twice once."""
+        for var, *values in zip(program.inputs, *(eqn.inputs for eqn in calls), strict=True):
+            if all(type(x) is Literal for x in values) and len({value_key(x) for x in values}) == 1:
+                self.stand_ins[var] = values[0]
+        for i, var in enumerate(program.inputs):
+            for k, other in enumerate(program.inputs[:i]):
+                if all(eqn.inputs[i] is eqn.inputs[k] for eqn in calls):
+                    self.stand_ins.setdefault(var, other)
+
+    def resolve(self, x: Any) -> Any:
+        while type(x) is Var and x in self.stand_ins:
+            x = self.stand_ins[x]
+        return x
+
+    def program(self, program: Program, known: dict) -> None:
+        """Tidy a program; ``known`` are the values computed around it."""
+        outer, self.uses = self.uses, program.uses()
+        known = dict(known)
+        equations, program.equations = program.equations, []
+        for eqn in equations:
+            eqn.inputs = [self.resolve(x) for x in eqn.inputs]
+            if eqn.has_effects:
+                self.add(program, eqn, known)
+                continue
+            result = self.rewritten(eqn)
+            if result is not None:
+                for new in result.equations:
+                    self.place(program, new, known)
+                self.replace(program, eqn.outputs[0], self.resolve(result.value))
+            else:
+                self.place(program, eqn, known)
+        program.outputs = [self.resolve(x) for x in program.outputs]
+        for marks in (program.primals, program.cotangents):
+            marks.update({key: self.resolve(x) for key, x in marks.items()})
+        self.uses = outer
+
+    def place(self, program: Program, eqn: Equation, known: dict) -> None:
+        """Add an equation, unless its value is known."""
+        eqn.inputs = [self.resolve(x) for x in eqn.inputs]
+        key = key_of(eqn)
+        same = known.get(key)
+        if same is not None:
+            for mine, theirs in zip(eqn.outputs, same, strict=True):
+                self.replace(program, mine, theirs)
+            return
+        self.add(program, eqn, known)
+        if key is not None:
+            known[key] = eqn.outputs
+
+    def add(self, program: Program, eqn: Equation, known: dict) -> None:
+        if eqn.name == "cond":
+            cast = self.maker(eqn.inputs[0], "convert_element_type")
+            if len(eqn.params["branches"]) == 2 and cast is not None and cast.inputs[0].aval.dtype == np.bool_:
+                eqn.inputs = cast.inputs
+        if eqn.name == "call":
+            self.see_through(eqn)
+        else:
+            for inner in eqn.programs():
+                self.program(inner, known)
+        if eqn.name == "scan":
+            self.stack_once(eqn)
+        program.equations.append(eqn)
+        self.made_by.update(dict.fromkeys(eqn.outputs, eqn))
+
+    def see_through(self, eqn: Equation) -> None:
+        """Use what a function only hands on, returns twice or returns as a number without asking it."""
+        program: Program = eqn.params["program"]
+        given = dict(zip(program.inputs, eqn.inputs, strict=True))
+        seen: dict[Var, Var] = {}
+        for v, x in zip(eqn.outputs, program.outputs, strict=True):
+            if type(x) is Literal:
+                self.stand_ins[v] = x
+            elif x in given:
+                self.stand_ins[v] = given[x]
+            elif seen.setdefault(x, v) is not v:
+                self.stand_ins[v] = seen[x]
+
+    def stack_once(self, eqn: Equation) -> None:
+        """What a loop stacks twice."""
+        first = eqn.params["carry"]
+        seen: dict[Var, Var] = {}
+        for v, x in zip(eqn.outputs[first:], eqn.params["body"].outputs[first:], strict=True):
+            if type(x) is Var and seen.setdefault(x, v) is not v:
+                self.stand_ins[v] = seen[x]
+
+    def replace(self, program: Program, var: Var, value: Any) -> None:
+        self.stand_ins[var] = value
+        for names in (program.names, program.returned):
+            if var in names and type(value) is Var:
+                names.setdefault(value, names[var])
+
+    def rewritten(self, eqn: Equation) -> Rewrite | None:
+        for rule in self.rules.get(eqn.name, ()):
+            result = rule(self, eqn)
+            if result is not None:
+                return result
+        return None
+
+    def maker(self, x: Any, *names: str) -> Equation | None:
+        """The equation that computes ``x``, if it is one of ``names``."""
+        eqn = self.made_by.get(x) if type(x) is Var else None
+        return eqn if eqn is not None and eqn.name in names else None
+
+    def only_use(self, x: Any) -> bool:
+        return self.uses.get(x, 0) == 1
+
+
+class Rewrite:
+    """What an equation is replaced by: a value, and the equations that it takes."""
+
+    def __init__(self, value: Any, *equations: Equation):
+        self.value = value
+        self.equations = equations
+
+
+def key_of(eqn: Equation) -> Any:
+    if eqn.has_effects or eqn.name in ("optimization_barrier", "empty", "random_gamma"):
+        return None
+    operands = [value_key(x) for x in eqn.inputs]
+    if eqn.name in COMMUTATIVE:
+        operands.sort(key=str)
+    try:
+        params = frozenset(eqn.params.items())
+        hash(params)
+    except TypeError:
+        return None
+    return eqn.name, tuple(operands), params, tuple([(v.aval.shape, v.aval.dtype) for v in eqn.outputs if shaped(v)])
+
+
+def shaped(v: Any) -> bool:
+    return hasattr(v.aval, "shape") and hasattr(v.aval, "dtype")
+
+
+def value_key(x: Any) -> Any:
+    if type(x) is Var:
+        return id(x)
+    return str(x.aval.dtype), np.asarray(x.val).tobytes()
+
+
+def literal(value: Any, aval: Any) -> Literal:
+    return Literal(np.asarray(value, aval.dtype)[()], aval.update(shape=()))
+
+
+def like(eqn: Equation, name: str, inputs: Sequence[Any], output: Any, **params: Any) -> Equation:
+    """An equation for the same line as ``eqn``."""
+    return Equation(name, list(inputs), [output], params, eqn.frames, eqn.path, eqn.backward)
+
+
+def instead(eqn: Equation, name: str, *inputs: Any, **params: Any) -> Rewrite:
+    """Another equation that computes the same value."""
+    var = Var(eqn.outputs[0].aval)
+    return Rewrite(var, like(eqn, name, inputs, var, **params))
+
+
+def is_value(x: Any, value: Any) -> bool:
+    return type(x) is Literal and np.ndim(x.val) == 0 and bool(x.val == value)
+
+
+def same_type(x: Any, y: Any) -> bool:
+    return x.aval.shape == y.aval.shape and x.aval.dtype == y.aval.dtype
+
+
+Rule = Callable[[Simplifier, Equation], "Rewrite | None"]

@@ -1,0 +1,155 @@
+"""Staging a forward and backward pass out to a jaxpr that remembers what is the cotangent of what."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, set_current_trace
+from jax.extend.core.primitives import name_p
+
+from funcgrad import _jax
+from funcgrad.engine.pullback import pull_back
+from funcgrad.engine.tape import TapeTracer
+from funcgrad.engine.zero import Zero
+from funcgrad.rules import RuleTable
+from funcgrad.transforms import check_input, check_output, check_scalar, run, split_arguments
+
+#: How the marks that this module leaves in a jaxpr begin.
+SCOPE, PRIMAL, COTANGENT, BACK = "funcgrad.node.", "funcgrad.primal.", "funcgrad.cotangent.", "funcgrad.back"
+
+_numbers = itertools.count()
+
+
+class Marked:
+    """A rule that leaves marks: equations of ``name`` on a node's outputs and on their cotangents.
+
+    Both stand in a name scope of the node's own. Scopes of nested programs nest, so the scopes around a mark tell which
+    cotangent belongs to which value, in whatever loops and calls the two are.
+    """
+
+    def __init__(self, rule: Any):
+        self.rule = rule
+        self.always = getattr(rule, "always", False)
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        first = len(tape.nodes)
+        with jax.named_scope(f"{SCOPE}{next(_numbers)}"):
+            outs = self.rule.record(tape, primitive, primals, tracers, params, linear)
+            with set_current_trace(tape.parent):
+                for i, out in enumerate(outs if primitive.multiple_results else [outs]):
+                    if type(out) is TapeTracer and out._trace is tape and is_array(out.primal):
+                        name_p.bind(out.primal, name=f"{PRIMAL}{i}")
+        for node in tape.nodes[first:]:
+            if type(node.rule) is not MarkedPullback:
+                node.rule = MarkedPullback(node.rule)
+        return outs
+
+
+class MarkedPullback:
+    def __init__(self, rule: Any):
+        self.rule = rule
+
+    def pullback(self, node, cts):
+        return self.rule.pullback(
+            node, [name_p.bind(ct, name=f"{COTANGENT}{i}") if is_array(ct) else ct for i, ct in enumerate(cts)]
+        )
+
+
+def is_array(x: Any) -> bool:
+    return x is not None and type(x) is not Zero and isinstance(_jax.typeof(x), jax.core.ShapedArray)
+
+
+class MarkedRules:
+    """A rule table whose rules leave marks."""
+
+    def __init__(self, rules: RuleTable):
+        self.rules = rules
+        self.known: dict[Any, Marked] = {}
+
+    def get(self, primitive: Any) -> Marked | None:
+        rule = self.rules.get(primitive)
+        return None if rule is None else self.marked(rule)
+
+    def missing(self, primitive: Any) -> Marked:
+        return self.marked(self.rules.missing(primitive))
+
+    def marked(self, rule: Any) -> Marked:
+        if rule not in self.known:
+            self.known[rule] = Marked(rule)
+        return self.known[rule]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rules, name)
+
+
+@functools.lru_cache(maxsize=8)
+def marking(rules: RuleTable) -> Any:
+    """``rules`` leaving marks; always the same for the same rules, since programs are split once for each table."""
+    return MarkedRules(rules)
+
+
+class Staged(NamedTuple):
+    """A staged pass: the jaxpr of the array leaves of the arguments, and the trees of what goes in and out.
+
+    ``static`` has, for each leaf of the arguments, whether it is no array and hence a constant of the program.
+    """
+
+    jaxpr: ClosedJaxpr
+    in_tree: Any
+    static: list[bool]
+    out_tree: Any
+
+
+def stage(
+    fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], rules: RuleTable, argnums: Any, has_aux: bool
+) -> Staged:
+    leaves, in_tree = jax.tree.flatten((tuple(args), dict(kwargs)))
+    static = [not is_array_like(x) for x in leaves]
+    try:
+        return stage_with(fun, leaves, in_tree, static, rules, argnums, has_aux)
+    except jax.errors.JAXTypeError:
+        # Numbers that the function needs to know, as in an ``if``.
+        wanted = {id(x) for i in np.atleast_1d(argnums) for x in jax.tree.leaves(args[i])}
+        fixed = [s or (isinstance(x, NUMBERS) and id(x) not in wanted) for x, s in zip(leaves, static, strict=True)]
+        if fixed == static:
+            raise
+        return stage_with(fun, leaves, in_tree, fixed, rules, argnums, has_aux)
+
+
+NUMBERS = (bool, int, float, complex)
+
+
+def stage_with(
+    fun: Callable, leaves: Sequence[Any], in_tree: Any, static: list[bool], rules: Any, argnums: Any, has_aux: bool
+) -> Staged:
+    def there_and_back(*arrays: Any) -> Any:
+        rest = iter(arrays)
+        given = [x if s else next(rest) for x, s in zip(leaves, static, strict=True)]
+        args, kwargs = jax.tree.unflatten(in_tree, given)
+        partial, dynamic = split_arguments(fun, argnums, args, kwargs)
+        for leaf in jax.tree.leaves(dynamic):
+            check_input("grad", leaf, holomorphic=False, allow_int=False)
+        value, recording, signature, _, aux = run(partial, dynamic, has_aux, marking(rules))
+        check_scalar(value)
+        check_output("grad", value, holomorphic=False)
+        with jax.named_scope(BACK):
+            gradient = jax.tree.unflatten(signature.in_tree, pull_back(recording, signature, _jax.one_like(value)))
+        gradient = gradient[0] if isinstance(argnums, int) else gradient
+        return ((value, aux) if has_aux else value), gradient
+
+    arrays = [x for x, s in zip(leaves, static, strict=True) if not s]
+    jaxpr, out_shape = jax.make_jaxpr(there_and_back, return_shape=True)(*arrays)
+    return Staged(jaxpr, in_tree, static, jax.tree.structure(out_shape))
+
+
+def is_array_like(x: Any) -> bool:
+    try:
+        _jax.check_arg(x)
+    except TypeError:
+        return False
+    return True

@@ -18,7 +18,7 @@ from benchmarks.measure import Comparison, compare, growth
 from benchmarks.results import Cost, Report, Result, Step
 from benchmarks.workloads import registry
 
-DYNAMIC = {"neural-ode", "particle"}
+DYNAMIC = ("neural-ode", "particle")
 
 
 @functools.cache

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import lax
-from jax.extend.core.primitives import jit_p, remat_p
 
 from funcgrad import _jax
+from funcgrad._jax import jit_p, remat_p
 from funcgrad.engine.tape import CustomPullback, Node
 from funcgrad.inspect.cuts import Cut
 from funcgrad.inspect.flags import find_flags

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, set_current_trace
-from jax.extend.core.primitives import jit_p, name_p, remat_p
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Jaxpr, jit_p, name_p, remat_p, set_current_trace
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Node
 from funcgrad.inspect.opened import OPENINGS, Opened, Path, Step, Watch, inside, noted

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Jaxpr, Literal
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.rules import RuleTable
 from funcgrad.rules.table import Formula

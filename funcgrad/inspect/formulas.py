@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from jax.extend.core import Primitive
-
+from funcgrad._jax import Primitive
 from funcgrad.inspect.syntax import syntax
 from funcgrad.rules.table import Formula, Joint, Rule
 

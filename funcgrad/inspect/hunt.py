@@ -20,10 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Trace
-from jax.extend.core import ClosedJaxpr, set_current_trace
-from jax.extend.core.primitives import jit_p, remat_p
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, jit_p, remat_p, set_current_trace
 from funcgrad.engine.program import evaluate
 from funcgrad.engine.split import run
 from funcgrad.rules import elementwise

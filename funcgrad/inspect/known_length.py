@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import set_current_trace
 from funcgrad.engine.program import evaluate
 from funcgrad.engine.split import Activity, Split, split
 from funcgrad.engine.tape import is_differentiable

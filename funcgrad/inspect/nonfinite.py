@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import set_current_trace
 
 from funcgrad import _jax
+from funcgrad._jax import set_current_trace
 from funcgrad.engine.pullback import pull_back
 from funcgrad.engine.tape import CustomPullback
 from funcgrad.inspect.hints import hint_for

@@ -11,8 +11,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal, Var
 
+from funcgrad._jax import Literal, Var
 from funcgrad.inspect.source.program import Equation, dtype_of
 from funcgrad.inspect.source.simplify import (
     Rewrite,

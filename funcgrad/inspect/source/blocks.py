@@ -7,8 +7,7 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jax.extend.core import Literal, Var
-
+from funcgrad._jax import Literal, Var
 from funcgrad.inspect.source import structured
 from funcgrad.inspect.source.bundles import Bundle
 from funcgrad.inspect.source.calls import spelled

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
 
+from funcgrad._jax import Literal
 from funcgrad.inspect.source.program import Equation
 from funcgrad.inspect.source.static import Unprintable, dtype_text, keywords_of, public_primitive, static_text
 from funcgrad.inspect.source.text import (

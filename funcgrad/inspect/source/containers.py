@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import Var
 
+from funcgrad._jax import Var
 from funcgrad.inspect.source.program import Equation, Program, callers_first
 from funcgrad.inspect.source.static import static_text
 

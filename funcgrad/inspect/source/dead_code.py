@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jax.extend.core import Var
-
+from funcgrad._jax import Var
 from funcgrad.inspect.source.program import Equation, Program, callers_first
 
 

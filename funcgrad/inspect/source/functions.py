@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jax.extend.core import Var
-
+from funcgrad._jax import Var
 from funcgrad.inspect.source.blocks import Block, Module, base
 from funcgrad.inspect.source.bundles import Bundle
 from funcgrad.inspect.source.containers import Packing, accessed, nested, numbers_in, unpacking

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
 
+from funcgrad._jax import Literal
 from funcgrad.inspect.source.calls import Names, Spelling, size
 from funcgrad.inspect.source.program import Equation
 from funcgrad.inspect.source.simplify import Rewrite, Simplifier, instead, is_value

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import ShapedArray
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Jaxpr, Literal, Var
 from funcgrad.inspect.source.program import Equation, Path, Program, plain_name, spread
 from funcgrad.inspect.source.staging import BACK, COTANGENT, PRIMAL, SCOPE
 

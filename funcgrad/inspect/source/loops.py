@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Var
 
+from funcgrad._jax import Var
 from funcgrad.inspect.source.blocks import Block, base, packed
 from funcgrad.inspect.source.lines import parameters_of
 from funcgrad.inspect.source.names import plural

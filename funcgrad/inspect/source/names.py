@@ -10,8 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from jax.extend.core import Var
-
+from funcgrad._jax import Var
 from funcgrad.inspect.source.lines import Statement, statement_at
 from funcgrad.inspect.source.program import Equation, Program
 

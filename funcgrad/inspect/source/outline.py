@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jax.extend.core import Literal, Var
-
+from funcgrad._jax import Literal, Var
 from funcgrad.inspect.source.names import finishes, line_at
 from funcgrad.inspect.source.program import Equation, Program, plain_name
 from funcgrad.inspect.source.simplify import value_key

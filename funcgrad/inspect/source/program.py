@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from jax.extend.core import Var
+from funcgrad._jax import Var
 
 Path = tuple[str, ...]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jax.extend.core import Literal, Var
 
+from funcgrad._jax import Literal, Var
 from funcgrad.inspect.source.dead_code import without_dead_code
 from funcgrad.inspect.source.program import Equation, Program, callers_first
 

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, set_current_trace
-from jax.extend.core.primitives import name_p
 
 from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, name_p, set_current_trace
 from funcgrad.engine.pullback import pull_back
 from funcgrad.engine.tape import TapeTracer
 from funcgrad.engine.zero import Zero

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal, Var
 
 from funcgrad import _jax
+from funcgrad._jax import Literal, Var
 from funcgrad.inspect.source import indexing
 from funcgrad.inspect.source.calls import SPELLINGS, Names, Spelling, bound, size
 from funcgrad.inspect.source.program import Equation

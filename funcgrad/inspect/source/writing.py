@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import Var
 
+from funcgrad._jax import Var
 from funcgrad.inspect.source import algebra, functions, indexing, loops
 from funcgrad.inspect.source.blocks import Block, Module
 from funcgrad.inspect.source.bundles import bundles_of

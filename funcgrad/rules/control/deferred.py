@@ -39,18 +39,32 @@ class Product(NamedTuple):
 
     def over_steps(self, stacks: Sequence[Any]) -> Any:
         """The sum over all steps, given the operands of all."""
-        params = self.eqn.params
+        params, then = self.eqn.params, self.then
         if self.eqn.primitive is lax.dot_general_p:
             (left, right), (left_batch, right_batch) = params["dimension_numbers"]
             contracted = ((0, *after_first(left)), (0, *after_first(right)))
-            numbers = (contracted, (after_first(left_batch), after_first(right_batch)))
-            (total,) = _jax.rebind(self.eqn, stacks, _jax.current_scope(), dimension_numbers=numbers)
+            batch = (after_first(left_batch), after_first(right_batch))
+            if then and self.is_turned(then[0]):
+                # The other way round: XLA then arranges anew the operand that is smaller, the one the weights multiply.
+                stacks, contracted, batch, then = stacks[::-1], contracted[::-1], batch[::-1], then[1:]
+            (total,) = _jax.rebind(self.eqn, stacks, _jax.current_scope(), dimension_numbers=(contracted, batch))
         else:
             axes = (0, *after_first(params["axes"]))
             (total,) = _jax.rebind(self.eqn, stacks, _jax.current_scope(), axes=axes)
-        for eqn in self.then:
+        for eqn in then:
             (total,) = _jax.rebind(eqn, [total], _jax.current_scope())
         return total
+
+    def is_turned(self, then: Any) -> bool:
+        """Whether ``then`` makes of the contraction that of its operands in reverse."""
+        (left, _), (batch, _) = self.eqn.params["dimension_numbers"]
+        rank = len(self.eqn.outvars[0].aval.shape)
+        split = self.eqn.invars[0].aval.ndim - len(left) - len(batch)
+        return (
+            not batch
+            and then.primitive is lax.transpose_p
+            and tuple(then.params["permutation"]) == (*range(split, rank), *range(split))
+        )
 
 
 def after_first(dims: Sequence[int]) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ FREE = {
     lax.and_p, lax.broadcast_in_dim_p, lax.ceil_p, lax.complex_p, lax.conj_p, lax.convert_element_type_p, lax.copy_p,
     lax.eq_p, lax.floor_p, lax.ge_p, lax.gt_p, lax.imag_p, lax.iota_p, lax.is_finite_p, lax.le_p, lax.lt_p, lax.ne_p,
     lax.not_p, lax.or_p, lax.real_p, lax.reduce_precision_p, lax.reshape_p, lax.rev_p, lax.round_p, lax.select_n_p,
-    lax.sign_p, lax.slice_p, lax.squeeze_p, lax.transpose_p, lax.xor_p, name_p,
+    lax.sign_p, lax.slice_p, lax.split_p, lax.squeeze_p, lax.transpose_p, lax.xor_p, name_p,
 }  # fmt: skip
 ARITHMETIC = {
     lax.abs_p, lax.add_p, lax.clamp_p, lax.div_p, lax.integer_pow_p, lax.max_p, lax.min_p, lax.mul_p, lax.neg_p,

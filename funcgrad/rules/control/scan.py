@@ -19,6 +19,7 @@ from funcgrad.engine.recording import accumulate
 from funcgrad.engine.split import Activity, Split, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero
+from funcgrad.rules.control.ahead import over_steps, split_ahead
 from funcgrad.rules.control.deferred import defer
 from funcgrad.rules.control.in_place import in_place
 from funcgrad.rules.control.residuals import lean, size
@@ -35,8 +36,10 @@ class Scan(Rule):
         halves = split_scan(params["jaxpr"], *_jax.scan_layout(params), active, tape.rules)
         with set_current_trace(tape.parent):
             hoisted = evaluate(halves.invariant, *primals[: halves.num_consts])
+            xs = primals[halves.num_consts + halves.num_carry :]
+            ahead = over_steps(halves.ahead, xs, hoisted[halves.num_hoisted :])
             forward = _jax.scan_params(params, halves.forward, halves.num_consts, halves.num_carry)
-            results = primitive.bind(*primals, **forward)
+            results = primitive.bind(*primals, *ahead, **forward)
         outs, stacked = results[: halves.num_outs], results[halves.num_outs :]
         places = {"operand": primals, "out": outs, "hoisted": hoisted, "stacked": stacked}
         residuals = tuple([places[kind][i] for kind, i in halves.sources])
@@ -223,10 +226,10 @@ class ScanHalves:
             self.sources.append(source)
             self.is_stacked.append(varies)
             self.residual_avals.append(var.aval)
-        self.forward = in_place(
-            with_outputs(program, [*outvars, *stacked]), [(first + i, i) for i in range(last - first)]
-        )
-        invariant = slice_program(program, hoisted)
+        body, self.ahead = split_ahead(with_outputs(program, [*outvars, *stacked]), last, fixed)
+        self.forward = in_place(body, [(first + i, i) for i in range(last - first)])
+        self.num_hoisted = len(hoisted)
+        invariant = slice_program(program, [*hoisted, *(a.constant for a in self.ahead)])
         self.invariant = invariant.replace(jaxpr=invariant.jaxpr.replace(invars=invars[:first]))
 
     def backward(self, ct_avals: tuple) -> Backward:

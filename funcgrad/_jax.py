@@ -84,6 +84,14 @@ random_bits_p, random_fold_in_p = prng.random_bits_p, prng.random_fold_in_p
 random_seed_p, random_split_p = prng.random_seed_p, prng.random_split_p
 random_gamma_p, threefry2x32_p = random_core.random_gamma_p, threefry.threefry2x32_p
 
+# None before the release that has them.
+log2_p: Any = getattr(lax_internal, "log2_p", None)
+one_minus_square_p: Any = getattr(lax_internal, "one_minus_square_p", None)
+polynomial_p: Any = getattr(lax_internal, "polynomial_p", None)
+#: Whether the cotangent of what ``cholesky`` factorizes is lower triangular too.
+CHOLESKY_IS_OF_LOWER = jax.__version_info__ >= (0, 11)
+pbroadcast_dynamic_p: Any = getattr(parallel, "pbroadcast_dynamic_p", None)
+
 flattree: Any
 try:
     flattree = importlib.import_module("jax._src.flattree")
@@ -618,7 +626,7 @@ InternalFloatingPointError = api_util.InternalFloatingPointError
 raise_no_nan_in_deoptimized = api_util._raise_no_nan_in_deoptimized
 
 #: Gone from jax 0.12.
-dce_sink_p = getattr(jax.lax, "dce_sink_p", None)
+dce_sink_p = getattr(lax_internal, "dce_sink_p", None)
 
 
 def call_bwd(bwd, *args) -> Sequence[Any]:

@@ -180,7 +180,9 @@ def test_modules_called_twice_are_told_apart_by_call():
     assert report.first_value.name == "again (call 2)"
 
 
-@pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint, jax.vmap, "scan", "cond"], ids=str)
+@pytest.mark.parametrize(
+    "wrap", [jax.jit, jax.checkpoint, jax.vmap, "scan", "cond"], ids=["jit", "checkpoint", "vmap", "scan", "cond"]
+)
 def test_values_are_found_inside_of_calls_and_loops(wrap):
     module = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
 

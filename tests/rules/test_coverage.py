@@ -54,9 +54,10 @@ def test_nothing_that_jax_lax_names_is_left_to_the_fallback():
 
 
 def test_every_reason_is_needed():
-    left = [str(p) for p in known_to_jax if p not in fg.rules.default]
+    """Not every version of JAX has every primitive, but what has a rule needs no reason."""
+    with_rules = list(map(str, fg.rules.default))
     for name in [name for names in REASONS.values() for name in names]:
-        assert fnmatch.filter(left, name), name
+        assert not fnmatch.filter(with_rules, name), name
 
 
 def test_table_lists_what_it_leaves_to_jax():
@@ -65,7 +66,7 @@ def test_table_lists_what_it_leaves_to_jax():
     assert left == sorted(left, key=str)
 
 
-@pytest.mark.parametrize("name", ["nextafter", "pmax", "householder_product", "schur"])
+@pytest.mark.parametrize("name", ["pmax", "householder_product", "schur"])
 def test_primitive_that_jax_cannot_differentiate_is_refused_as_in_jax(name):
     (primitive,) = [p for p in public if str(p) == name]
     assert primitive not in _jax.foreign_jvps and primitive not in fg.rules.default
@@ -74,10 +75,11 @@ def test_primitive_that_jax_cannot_differentiate_is_refused_as_in_jax(name):
 
 
 def test_operation_without_derivative_names_the_users_line():
-    with pytest.raises(NotImplementedError, match=r"'nextafter', used at .*test_coverage\.py"):
-        fg.grad(lambda x: lax.nextafter(x, 2.0))(1.0)
+    first = lambda x: lax.linalg.schur(x)[0][0, 0]  # noqa: E731
+    with pytest.raises(NotImplementedError, match=r"'schur', used at .*test_coverage\.py"):
+        fg.grad(first)(jnp.eye(2))
     with pytest.raises(NotImplementedError):
-        jax.grad(lambda x: lax.nextafter(x, 2.0))(1.0)
+        jax.grad(first)(jnp.eye(2))
 
 
 # The fallback.
@@ -85,6 +87,7 @@ def test_operation_without_derivative_names_the_users_line():
 dense = jnp.array([[0.0, 1.0, 0.0], [2.0, 0.0, 3.0]])
 matrix = sparse.BCOO.fromdense(dense)
 rows = sparse.CSR.fromdense(dense)
+on_device = getattr(compute_on, "compute_on2", compute_on.compute_on)  # one function since jax 0.12
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ rows = sparse.CSR.fromdense(dense)
         lambda x: jnp.sin(sparse.BCOO((x, matrix.indices), shape=(2, 3)).todense()),
         lambda x: sparse.BCOO.fromdense(jnp.outer(x, x), nse=9).data ** 2,
         lambda x: rows @ jnp.sin(x),
-        lambda x: compute_on.compute_on2(
+        lambda x: on_device(
             lambda x: x * jnp.sin(x), compute_type="device_host", out_memory_spaces=jax.memory.Space.Device
         )(x),
         lambda x: scheduling_groups.xla_metadata_call(lambda x: x * jnp.sin(x), key="value")(x),
@@ -114,7 +117,7 @@ def test_kernel_is_refused_as_in_jax():
         return pallas.pallas_call(double, out_shape=jax.ShapeDtypeStruct((), x.dtype), interpret=True)(x)
 
     for grad in (jax.grad, fg.grad):
-        with pytest.raises(ValueError, match="Linearization failed to produce known values for all output primals"):
+        with pytest.raises((ValueError, NotImplementedError), match=r"Linearization failed|pallas_call"):
             grad(f)(1.0)
 
 
@@ -133,7 +136,7 @@ def test_derivative_of_a_linearized_custom_vjp_is_refused_as_in_jax():
     f.defvjp(lambda x: (f(x), jnp.cos(x)), lambda slope, ct: (slope * ct,))
     _, linear = jax.linearize(f, 0.5)
     for grad in (jax.grad, fg.grad):
-        with pytest.raises(NotImplementedError, match="Differentiation rule for 'custom_lin' not implemented"):
+        with pytest.raises(NotImplementedError, match="custom_lin"):
             grad(linear)(1.0)
 
 

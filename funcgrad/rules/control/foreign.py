@@ -56,9 +56,11 @@ class Foreign(Rule):
     def linearize(self, tape, primitive, primals, tangents, params):
         nonzero = [not _jax.is_symbolic_zero(t) for t in tangents]
         with set_current_trace(tape.parent):
-            outs, _, residuals, linear_map = _jax.foreign_linearizations[primitive](True, nonzero, *primals, **params)
+            # Since jax 0.12 residuals come in two groups.
+            linearization = _jax.foreign_linearizations[primitive](True, nonzero, *primals, **params)
+            outs, _, *residuals, linear_map = linearization
         with set_current_trace(tape):
-            return outs, linear_map(residuals, *tangents)
+            return outs, linear_map(*residuals, *tangents)
 
     def record_linear(self, tape, primitive, primals, tracers, params):
         if primitive not in _jax.foreign_transposes:
@@ -125,11 +127,14 @@ REASONS = {
         "bcoo_*", "bcsr_*", "coo_*", "csr_*", "spsolve", "todense",
     ),
     "kernels, which can be differentiated in forward mode only (jax.experimental.pallas)": (
-        "pallas_call", "mpmd_map", "masked_load", "masked_swap", "run_state",
+        "pallas_call", "mpmd_map", "masked_load", "masked_swap", "run_state", "get_global",
     ),
     "code that is not JAX's and has no derivative: JAX's rule is its error (jax.ffi)": ("ffi_call", "buffer_callback"),
     "programs carried for the compiler's sake (jax.experimental.compute_on, scheduling_groups, fused)": (
         "compute_on", "xla_metadata_call", "fused_call",
+    ),
+    "where an array lies, which is left to the compiler (jax.sharding, jax.memory)": (
+        "relayout", "with_memory_space_constraint",
     ),
     "arrays spread over processes (jax.experimental.multihost_utils)": (
         "global_array_to_host_local_array", "host_local_array_to_global_array",

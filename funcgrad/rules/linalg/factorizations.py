@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jax import lax
 
+from funcgrad import _jax
 from funcgrad.rules.linalg.matrices import (
     add_to_diagonal,
     adjoint,
@@ -32,7 +33,9 @@ def cholesky(ct, out):
     """x̄ = l⁻ᴴ Φ(lᴴ l̄) l⁻¹, where Φ takes the lower triangle and half the diagonal (Murray, arXiv:1602.07527)."""
     l = lower(out)
     inner = half_lower(matmul(adjoint(l), ct))
-    return from_both_sides(l, inner, l)
+    x_ct = from_both_sides(l, inner, l)
+    # Of x only the lower triangle is read, which stands for the upper one: since 0.11 JAX's cotangent says so.
+    return half_lower(lax.add(x_ct, adjoint(x_ct))) if _jax.CHOLESKY_IS_OF_LOWER else x_ct
 
 
 def from_both_sides(left, x, right):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
 
 from funcgrad import _jax
@@ -21,9 +20,9 @@ functions = {
 }
 
 
-@pytest.mark.parametrize("name", [str(p) for p in later.rules if str(p) in functions])
-def test_a_rule_agrees(name):
-    assert_agrees(lambda x: jnp.sum(functions[name](x) * jnp.sin(x)), X, tolerance=1e-5)
+def test_each_rule_agrees():
+    for name in {str(p) for p in later.rules} & functions.keys():
+        assert_agrees(lambda x, f=functions[name]: jnp.sum(f(x) * jnp.sin(x)), X, tolerance=1e-5)
 
 
 def test_what_this_release_differentiates_has_a_rule():

@@ -133,6 +133,8 @@ user_context = source_info_util.user_context
 NameStack = source_info_util.NameStack
 foreign_jvps = ad.primitive_jvps
 foreign_transposes = ad.primitive_transposes
+#: Those that add to accumulators what the others return.
+foreign_accumulations = ad.fancy_transposes
 JaxZero = ad_util.Zero
 UndefinedPrimal = ad.UndefinedPrimal
 debug_info = api_util.debug_info

@@ -45,7 +45,6 @@ compiled = functools.partial(
     jax.jit,
     compiler_options={
         "xla_backend_optimization_level": 0,
-        "xla_cpu_use_fusion_emitters": False,
         "xla_cpu_parallel_codegen_split_count": 1,
         "xla_allow_excess_precision": False,
     },

@@ -63,7 +63,7 @@ class Foreign(Rule):
             return outs, linear_map(*residuals, *tangents)
 
     def record_linear(self, tape, primitive, primals, tracers, params):
-        if primitive not in _jax.foreign_transposes:
+        if primitive not in _jax.foreign_transposes and primitive not in _jax.foreign_accumulations:
             raise NotImplementedError(
                 f"Transpose rule (for reverse-mode differentiation) for '{primitive}' not implemented: it comes with "
                 f"a JVP rule only. {PASS_ONE}"
@@ -75,14 +75,20 @@ class Foreign(Rule):
 
     def pullback(self, node, cts):
         avals = iter(node.avals)
-        operands = [
-            _jax.UndefinedPrimal(next(avals)) if a else x for x, a in zip(node.residuals, node.static, strict=True)
-        ]
-        out_avals = abstract_outputs(node.primitive, [getattr(x, "aval", x) for x in operands], node.params)
+        operands = [next(avals) if a else x for x, a in zip(node.residuals, node.static, strict=True)]
+        out_avals = abstract_outputs(node.primitive, operands, node.params)
         cts = [_jax.JaxZero(aval.to_ct_aval()) if ct is None else ct for ct, aval in zip(cts, out_avals, strict=True)]
-        transpose = _jax.foreign_transposes[node.primitive]
-        pulled = transpose(cts if node.primitive.multiple_results else cts[0], *operands, **node.params)
-        return [None if _jax.is_symbolic_zero(ct) else ct for ct, a in zip(pulled, node.static, strict=True) if a]
+        cts = cts if node.primitive.multiple_results else cts[0]
+        pairs = list(zip(operands, node.static, strict=True))
+        if node.primitive in _jax.foreign_accumulations:
+            accumulators = [_jax.accumulator(x.to_ct_aval(), True) if a else x for x, a in pairs]
+            _jax.foreign_accumulations[node.primitive](cts, *accumulators, **node.params)
+            pulled = [x.freeze() for x, a in zip(accumulators, node.static, strict=True) if a]
+        else:
+            undefined = [_jax.UndefinedPrimal(x) if a else x for x, a in pairs]
+            transposed = _jax.foreign_transposes[node.primitive](cts, *undefined, **node.params)
+            pulled = [ct for ct, a in zip(transposed, node.static, strict=True) if a]
+        return [None if _jax.is_symbolic_zero(ct) else ct for ct in pulled]
 
 
 class Hijax(Rule):

@@ -22,6 +22,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -70,8 +71,7 @@ class Signature:
 
     @staticmethod
     def read(function: Callable, known: Sequence[str], cotangent: Sequence[str] = ()) -> Signature:
-        parameters = list(inspect.signature(function).parameters.values())
-        positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        positional, keywords, everything = parameter_names(function)
         if cotangent:
             if not positional or positional[0] not in cotangent:
                 wanted = " or ".join(cotangent)
@@ -83,8 +83,6 @@ class Signature:
                     f"{describe(function)}: '{name}' names nothing to save. Use one of {', '.join(known)}, or make it "
                     "keyword-only if it is one of the primitive's parameters."
                 )
-        everything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        keywords = tuple([p.name for p in parameters if p.kind is p.KEYWORD_ONLY])
         return Signature(function, positional, None if everything else keywords)
 
     def __call__(self, *args: Any, params: Mapping[str, Any]) -> Any:
@@ -93,6 +91,20 @@ class Signature:
         if self.keywords:
             return self.function(*args, **{name: params[name] for name in self.keywords})
         return self.function(*args)
+
+
+def parameter_names(function: Callable) -> tuple[list[str], tuple[str, ...], bool]:
+    """The names of the positional and of the keyword-only parameters, and whether it takes any keywords."""
+    if type(function) is FunctionType and not hasattr(function, "__wrapped__"):
+        # ``inspect`` takes ten times as long, which for all rules together is felt at import.
+        code = function.__code__
+        count, last = code.co_argcount, code.co_argcount + code.co_kwonlyargcount
+        names = code.co_varnames
+        return list(names[:count]), names[count:last], bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    keywords = tuple([p.name for p in parameters if p.kind is p.KEYWORD_ONLY])
+    return positional, keywords, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def describe(function: Callable) -> str:
@@ -298,7 +310,7 @@ class Joint(Rule):
         self.wants_active = "active" in self.signature.names
         self.names = tuple([name for name in self.signature.names if name != "active"])
         self.savers = [Saver(name, self.derived, TAKE_ALL) for name in self.names]
-        self.single = next(iter(inspect.signature(function).parameters)) == "ct"
+        self.single = parameter_names(function)[0][0] == "ct"
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         out = evaluate(tape, primitive, primals, params, linear)

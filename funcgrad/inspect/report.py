@@ -187,11 +187,13 @@ class BackwardReport:
       function: the name of the function.
       value: what it returned, as text, and its type.
       seed: the cotangent that the way back started from: ``"1"`` for a scalar, else ``"ones"``.
-      steps: ``BackwardStep``s in the order of the way back; a step stands before those inside it.
+      sources: the text of the user's files by name, None where it cannot be read.
+      steps: each a ``BackwardStep``, in the order of the way back; a step stands before those inside it.
       lines: the lines of the user's code that have steps, by file and number.
       parameters: the leaves of the differentiated arguments, with statistics of their gradients.
       variables: the values that cotangents were collected for, which steps read and make.
       flags: what a person would want to look at, most severe first.
+      totals: numbers of the whole pass: steps, lines, bytes kept, the norm of the gradient.
     """
 
     function: str

@@ -4,7 +4,8 @@ The way back needs the states in reverse order. Keeping them all takes memory wi
 checkpoints, and those in between are computed again from the last checkpoint before them.
 
 Going back is a stack machine. The checkpoint on top of the stack is advanced, leaving new checkpoints behind in free
-slots, until it stands right before the step to be reversed; that step is reversed and its checkpoint popped. Where to
+slots, until one stands right before the step to be reversed. That step is reversed and its checkpoint popped, and so on
+while the next one stands right before the next step: a small loop, which XLA makes one kernel of on the CPU. Where to
 leave them is Griewank and Walther's binomial schedule ("Algorithm 799: revolve", ACM TOMS 26, 2000): with ``s`` slots
 and ``r`` advances of each step a stretch of ``C(s + r, s)`` steps can be reversed, and no schedule does better.
 
@@ -54,11 +55,14 @@ class Stack(NamedTuple):
         states = [
             lax.dynamic_update_index_in_dim(xs, x, self.depth, 0) for xs, x in zip(self.states, state, strict=True)
         ]
-        return Stack(states, self.steps.at[self.depth].set(step), self.depth + 1)
+        steps = lax.dynamic_update_index_in_dim(self.steps, jnp.int32(step), self.depth, 0)
+        return Stack(states, steps, self.depth + 1)
 
-    def top(self) -> tuple[list[Any], jax.Array]:
-        at = self.depth - 1
-        return [lax.dynamic_index_in_dim(xs, at, 0, keepdims=False) for xs in self.states], self.steps[at]
+    def top(self) -> list[Any]:
+        return [lax.dynamic_index_in_dim(xs, self.depth - 1, 0, keepdims=False) for xs in self.states]
+
+    def top_step(self) -> jax.Array:
+        return lax.dynamic_index_in_dim(self.steps, self.depth - 1, 0, keepdims=False)
 
     def thin(self, count: int) -> Stack:
         """Every other of ``count`` checkpoints."""
@@ -93,9 +97,9 @@ def binomial_split(length: jax.Array, slots: jax.Array) -> jax.Array:
 class While(Rule):
     """The rule of ``while``, with ``slots`` checkpoints.
 
-    Memory is ``slots`` states beyond a constant. A loop of up to ``C(slots + r, slots)`` steps of known number is run
-    at most ``r`` times more on the way back: up to 100 times the slots with at most 3 runs, for 24 slots or more. Where
-    the number is not known, 32 slots or more are needed for that.
+    Memory is that of ``slots`` states and a few more. A loop of up to ``C(slots + r, slots)`` steps of known number is
+    run at most ``r`` times more on the way back: up to 100 times the slots with at most 3 runs, for 24 slots or more.
+    Where the number is not known, 32 slots or more are needed for that.
     """
 
     formula = "the body's backward half, over states kept or computed again"
@@ -232,7 +236,8 @@ class LoopHalves:
 
     def _forward(self, cond_consts, consts, init):
         fixed, state = self.fixed([*consts, *init]), self.state(init)
-        stack = Stack.empty(state, self.slots)
+        # One slot more, for the state right before the step to be reversed.
+        stack = Stack.empty(state, self.slots + 1)
 
         def proceeds(state):
             return evaluate(self.cond, *cond_consts, *self.carry(state, fixed))[0]
@@ -268,19 +273,26 @@ class LoopHalves:
 
     def _descend(self, end, stack: Stack, fixed) -> tuple[list[Any], Stack]:
         """The state before step ``end - 1``, reached from the top checkpoint, leaving checkpoints on the way."""
-        state, step = stack.top()
+        state, step = stack.top(), stack.top_step()
+
+        def far(loop):
+            _, step, stack = loop
+            return end - 1 - step > self.slots + 1 - stack.depth
 
         def stretch(loop):
             state, step, stack = loop
             free = self.slots - stack.depth
             count = jnp.where(free > 0, binomial_split(end - step, free + 1), end - 1 - step)
             state = lax.fori_loop(0, count, lambda _, x: self.advance(fixed, x), state)
-            step = step + count
-            stack = lax.fori_loop(0, (free > 0).astype(jnp.int32), lambda _, s: s.push(state, step), stack)
-            return state, step, stack
+            return state, step + count, stack.push(state, step + count)
 
-        state, _, stack = lax.while_loop(lambda loop: loop[1] < end - 1, stretch, (state, step, stack))
-        return state, stack
+        def near(step, loop):
+            state, stack = loop
+            state = self.advance(fixed, state)
+            return state, stack.push(state, step + 1)
+
+        state, step, stack = lax.while_loop(far, stretch, (state, step, stack))
+        return lax.fori_loop(step, end - 1, near, (state, stack))
 
     def _backward(self, length, stack, fixed, carry_cts):
         consts = fixed[: self.num_consts]
@@ -290,17 +302,21 @@ class LoopHalves:
 
         def reverse(loop):
             end, stack, sums, carry_cts = loop
-            state, stack = self._descend(end, stack, fixed)
+            state = stack.top()
             pulled = self._pull_step([*consts, *self.carry(state, fixed)], carry_cts)
             sums = [accumulate(s, ct) for s, ct in zip(sums, pulled[: len(sums)], strict=True)]
             carry = [
                 _jax.zeros(aval) if ct is None else _jax.match(ct, aval)
                 for ct, aval in zip(pulled[len(sums) :], avals, strict=True)
             ]
-            spent = (stack.steps[stack.depth - 1] == end - 1).astype(jnp.int32)
-            return end - 1, stack._replace(depth=stack.depth - spent), sums, carry
+            return end - 1, stack._replace(depth=stack.depth - 1), sums, carry
 
-        _, _, sums, carry_cts = lax.while_loop(lambda loop: loop[0] > 0, reverse, (length, stack, sums, carry_cts))
+        def stretch(loop):
+            end, stack, *cts = loop
+            _, stack = self._descend(end, stack, fixed)
+            return lax.while_loop(lambda loop: loop[1].top_step() == loop[0] - 1, reverse, (end, stack, *cts))
+
+        _, _, sums, carry_cts = lax.while_loop(lambda loop: loop[0] > 0, stretch, (length, stack, sums, carry_cts))
         return sums, carry_cts
 
     def _pull_step(self, operands, carry_cts) -> list[Any]:

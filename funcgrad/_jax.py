@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -210,12 +211,14 @@ def scope_depth() -> int:
 class BackwardScopes:
     """Contexts in which backward operations carry the line and name scope of their forward operation.
 
-    The scope is marked: what ran forward under ``block`` runs back under ``backward(block)``.
+    The scope is marked: what ran forward under ``block`` runs back under ``backward(block)``. ``depth`` is how many
+    scopes there were around the function, None if the scopes inside of it are to be left as they are.
     """
 
-    def __init__(self, depth: int):
-        self.depth = depth
-        self.base = source_info_util.current_name_stack().transform("backward")
+    def __init__(self, depth: int | None):
+        scope = source_info_util.current_name_stack()
+        self.depth = depth or 0
+        self.base = scope if depth is None else scope.transform("backward")
         self.last: tuple[Any, Any] = (None, self.base)
 
     def of(self, source) -> Any:
@@ -268,9 +271,40 @@ def jit_inlines(params) -> bool:
     # A flag, and since jax 0.11 one of several ways.
     if not (inline if isinstance(inline, bool) else inline.name.startswith("JAX")):
         return False
-    shardings = (*params["in_shardings"], *params["out_shardings"])
-    layouts = (*params["in_layouts"], *params["out_layouts"])
-    return all(s is UNSPECIFIED for s in shardings) and all(x is None for x in layouts)
+    for sharding in (*params["in_shardings"], *params["out_shardings"]):
+        if sharding is not UNSPECIFIED:
+            return False
+    return not any(params["in_layouts"]) and not any(params["out_layouts"])
+
+
+def write_out(trace, program, args: Sequence[Any], params) -> list[Any]:
+    """The outputs of a program whose equations ``trace`` is given, in the place of one jit equation with ``params``."""
+    if type(trace) is pe.DynamicJaxprTrace:
+        # What ``jit_p`` does there, which takes twice as long to find that out.
+        source = source_info_util.current()
+        tracers = [trace.to_jaxpr_tracer(x, source) for x in args]
+        return pe.inline_jaxpr_into_trace(trace, source, program.jaxpr, program.consts, *tracers)
+    ins, outs = len(program.in_avals), len(program.out_avals)
+    changed = {
+        "jaxpr": program,
+        "in_shardings": (UNSPECIFIED,) * ins,
+        "out_shardings": (UNSPECIFIED,) * outs,
+        "in_layouts": (None,) * ins,
+        "out_layouts": (None,) * outs,
+        "donated_invars": (False,) * ins,
+    }
+    with set_current_trace(trace):
+        return jit_p.bind(*args, **{**params, **changed})
+
+
+def current_trace():
+    return core.trace_ctx.trace
+
+
+def register_tracer(tracer_type: type) -> None:
+    """Spare JAX from finding out, each time it meets one, that a tracer of this type is a tracer."""
+    core.pytype_aval_mappings[tracer_type] = operator.attrgetter("aval")
+    dtypes.canonicalize_value_handlers[tracer_type] = lambda x: x
 
 
 ragged_dot_general_p = lax_internal.ragged_dot_general_p

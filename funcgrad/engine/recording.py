@@ -19,12 +19,12 @@ class Recording:
     """The nodes of a tape that its outputs depend on, in order of recording.
 
     ``slots`` is how many cotangents the way back has to keep apart and ``scope`` the depth of the name stack at which
-    the tape was begun.
+    the tape was begun, None for a program that is written out, in scopes that are marked as backward already.
     """
 
     __slots__ = ("nodes", "scope", "slots")
 
-    def __init__(self, nodes: Sequence[Node], slots: int, scope: int):
+    def __init__(self, nodes: Sequence[Node], slots: int, scope: int | None):
         self.nodes = nodes
         self.slots = slots
         self.scope = scope

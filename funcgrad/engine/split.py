@@ -54,7 +54,7 @@ class Split:
         "out_slots", "refs", "sources", "written",
     )  # fmt: skip
 
-    def __init__(self, jaxpr: ClosedJaxpr, activity: Sequence[Activity], rules: Any):
+    def __init__(self, jaxpr: ClosedJaxpr, activity: Sequence[Activity], rules: Any, inlined: bool = False):
         in_avals = self.in_avals = jaxpr.in_avals
         known = [a is not Activity.TANGENT for a in activity]
         self.active_in = [a is not Activity.NONE for a in activity]
@@ -79,13 +79,15 @@ class Split:
                     tracer: Any = tape.activate(primal) if active else primal
                     in_slots.append(tracer.slot if active else None)
                     args.append(tracer)
-                outs = run(tape, jaxpr, args)
+                outs = run(tape, jaxpr, args, inlined=inlined)
                 contents = [tape.strip(args[i])[1] for i in self.refs]
                 del args
             stripped = [tape.strip(x) for x in outs]
             self.written = [i for i, slot in zip(self.refs, contents, strict=True) if slot != in_slots[i]]
             self.out_slots = [*(slot for _, slot in stripped), *contents]
             recording = Recording.of(tape, self.out_slots)
+            if inlined:
+                recording.scope = None
             leaves, self._skeleton = recording.flatten(lambda x: _jax.is_tracer(x) and not isinstance(x, TapeTracer))
             self.in_slots = in_slots
             self.out_known = [type(x) is not Zero for x, _ in stripped]
@@ -198,6 +200,6 @@ def typed_cotangents(cts: Sequence[Any], ct_avals: Sequence[Any]) -> tuple[list[
 
 
 @_jax.weakref_lru_cache
-def split(jaxpr: ClosedJaxpr, activity: tuple[Activity, ...], rules: Any) -> Split:
+def split(jaxpr: ClosedJaxpr, activity: tuple[Activity, ...], rules: Any, *, inlined: bool = False) -> Split:
     """The halves of ``jaxpr``, made once for each choice of active inputs and rules."""
-    return Split(jaxpr, activity, rules)
+    return Split(jaxpr, activity, rules, inlined)

@@ -71,20 +71,20 @@ class Node:
 
 
 class TapeTracer(Tracer):
-    __slots__ = ("_aval", "primal", "slot")
+    __slots__ = ("primal", "slot")
 
     def __init__(self, tape: Tape, primal: Any, slot: int):
         self._trace = tape
-        self._aval = None
         self.primal = primal
         self.slot = slot
 
-    @property
-    def aval(self) -> Any:  # type: ignore[override]
-        # The type of a concrete array is made anew each time it is asked for, which costs as much as the operation.
-        if self._aval is None:
-            self._aval = typeof_or_zero(self.primal)
-        return self._aval
+    def __getattr__(self, name: str) -> Any:
+        # The type of a concrete array is made anew each time it is asked for, which costs as much as the operation: so
+        # it is asked for once, and only if somebody wants to know.
+        if name == "aval":
+            self.aval = typeof_or_zero(self.primal)
+            return self.aval
+        return super().__getattr__(name)
 
     def to_concrete_value(self):
         return None if type(self.primal) is Zero else _jax.to_concrete_value(self.primal)
@@ -101,6 +101,9 @@ class TapeTracer(Tracer):
     def _short_repr(self) -> str:
         inner = self.primal._short_repr() if isinstance(self.primal, Tracer) else str(self.primal)
         return f"GradTracer(primal={inner})"
+
+
+_jax.register_tracer(TapeTracer)
 
 
 class Tape(Trace):

@@ -23,6 +23,7 @@ from funcgrad.rules.control.ahead import over_steps, split_ahead
 from funcgrad.rules.control.deferred import defer
 from funcgrad.rules.control.in_place import in_place
 from funcgrad.rules.control.residuals import lean, size
+from funcgrad.rules.control.turned import turned
 from funcgrad.rules.table import Rule
 
 
@@ -58,21 +59,22 @@ class Scan(Rule):
             if cts[i] is None:
                 cts[i] = _jax.zeros(halves.split.ct_avals[i])
         cts, ct_avals = typed_cotangents(cts, halves.split.ct_avals)
-        backward = halves.backward(ct_avals)
+        backward = halves.backward(ct_avals, params)
         fixed = [x for x, stacked in zip(node.residuals, halves.is_stacked, strict=True) if not stacked]
+        fixed = [lax.transpose(x, (1, 0)) if i in backward.turned else x for i, x in enumerate(fixed)]
         stacks = [x for x, stacked in zip(node.residuals, halves.is_stacked, strict=True) if stacked]
         at = halves.content_cts
         sums = [cts[at[i]] if i in at else _jax.zeros(aval) for i, aval in backward.sum_avals.items()]
         carries = [cts[i] for i in halves.carry_cts]
         xs = [*stacks, *(cts[i] for i in halves.stacked_cts if cts[i] is not None)]
-        body, steps = backward.body(params)
-        backward_params = _jax.scan_params(params, body, len(fixed), len(sums) + len(carries))
+        steps = backward.steps
+        backward_params = _jax.scan_params(params, backward.body, len(fixed), len(sums) + len(carries))
         backward_params["reverse"] = not params["reverse"]
         if steps > 1:
             backward_params |= {"length": params["length"] // steps, "unroll": 1}
             xs = [lax.reshape(x, (x.shape[0] // steps, steps, *x.shape[1:])) for x in xs]
         results = node.primitive.bind(*fixed, *sums, *carries, *xs, **backward_params)
-        pulled = backward.place(results, steps)
+        pulled = backward.place(results)
         # A carry may have become active in the loop only, where the initial value was not.
         operands = [i for i, a in enumerate(halves.active) if a]
         return [ct for i, ct in zip(operands, pulled, strict=True) if active[i]]
@@ -84,9 +86,12 @@ class Backward:
     Its operands are the residuals that do not vary; as carry the sums of the constants' cotangents and the cotangents
     of the carry; and as elements the residuals that do, and the cotangents of ``ys``. Where a constant is a reference
     that is written to, the cotangent of its content is carried in the place of a sum.
+
+    ``steps`` is how many steps of the loop the body takes at once, and ``turned`` are the numbers of the residuals that
+    do not vary which it takes transposed.
     """
 
-    def __init__(self, halves: ScanHalves, ct_avals: tuple):
+    def __init__(self, halves: ScanHalves, ct_avals: tuple, params: Any):
         body = halves.body
         consts = [i for i in range(halves.num_consts) if halves.active[i]]
         const_avals = [_jax.ct_type(body.in_avals[i]) for i in consts]
@@ -123,33 +128,25 @@ class Backward:
             return [*sums, *carry, *(ct for ct in xs if ct is not None)]
 
         avals = [*fixed_avals, *const_avals, *carry_avals, *stacked_avals, *y_avals]
-        self.whole = _jax.trace_to_jaxpr(step, avals, body.jaxpr.debug_info)
+        whole = _jax.trace_to_jaxpr(step, avals, body.jaxpr.debug_info)
         #: The types of the sums by the number of the constant.
         self.sum_avals = dict(zip(consts, const_avals, strict=True))
-        self.num_fixed, self.num_carry = len(fixed_avals), len(carry_avals)
+        self.num_carry = len(carry_avals)
+        whole, self.turned = turned(whole, len(fixed_avals), last, params["length"])
         sums = [k for k, i in enumerate(consts) if i not in halves.content_cts]
-        self.deferred = defer(self.whole, self.num_fixed, sums, last)
-        self._bodies: dict[tuple, tuple[ClosedJaxpr, int]] = {}
+        deferred = defer(whole, len(fixed_avals), sums, last)
+        self.steps = 1 if deferred is None else deferred.steps(params["length"])
+        if deferred is None or self.steps == 1:
+            self.body = in_place(whole, [(len(fixed_avals) + i, i) for i in range(last)])
+        else:
+            self.body = deferred.chunk(params, self.steps)
 
-    def body(self, params) -> tuple[ClosedJaxpr, int]:
-        """The body for a loop with ``params``, and how many steps it takes at once."""
-        key = tuple([params[name] for name in ("length", "reverse", "unroll")])
-        if key not in self._bodies:
-            steps = 1 if self.deferred is None else self.deferred.steps(params["length"])
-            if self.deferred is None or steps == 1:
-                carried = len(self.sum_avals) + self.num_carry
-                body = in_place(self.whole, [(self.num_fixed + i, i) for i in range(carried)])
-            else:
-                body = self.deferred.chunk(params, steps)
-            self._bodies[key] = body, steps
-        return self._bodies[key]
-
-    def place(self, results: Sequence[Any], steps: int) -> list[Any]:
+    def place(self, results: Sequence[Any]) -> list[Any]:
         """Cotangents of the active operands out of what the backward loop returns."""
         sums, rest = results[: len(self.sum_avals)], results[len(self.sum_avals) :]
         carries, xs = rest[: self.num_carry], rest[self.num_carry :]
-        if steps > 1:
-            xs = [lax.reshape(x, (x.shape[0] * steps, *x.shape[2:])) for x in xs]
+        if self.steps > 1:
+            xs = [lax.reshape(x, (x.shape[0] * self.steps, *x.shape[2:])) for x in xs]
         sums = [ct if has else None for ct, has in zip(sums, self.has_sum, strict=True)]
         x_cts = iter(xs)
         return [*sums, *carries, *(next(x_cts) if has else None for has in self.has_x)]
@@ -232,10 +229,12 @@ class ScanHalves:
         invariant = slice_program(program, [*hoisted, *(a.constant for a in self.ahead)])
         self.invariant = invariant.replace(jaxpr=invariant.jaxpr.replace(invars=invars[:first]))
 
-    def backward(self, ct_avals: tuple) -> Backward:
-        known = self._backwards.get(ct_avals)
+    def backward(self, ct_avals: tuple, params: Any) -> Backward:
+        """The backward half for cotangents of the types ``ct_avals``, of a loop with ``params``."""
+        key = (ct_avals, *(params[name] for name in ("length", "reverse", "unroll")))
+        known = self._backwards.get(key)
         if known is None:
-            known = self._backwards[ct_avals] = Backward(self, ct_avals)
+            known = self._backwards[key] = Backward(self, ct_avals, params)
         return known
 
 

@@ -114,9 +114,17 @@ def typeof(x: Any) -> Any:
 
 def runs_eagerly(values) -> bool:
     """Whether operations on ``values``, here and now, are run one by one on the arrays of one device."""
-    if core.trace_ctx.trace is not core.eval_trace or config.disable_jit.value or config.debug_nans.value:
-        return False
-    return all(on_one_device(x) for x in values)
+    return core.trace_ctx.trace is core.eval_trace and may_compile() and all(on_one_device(x) for x in values)
+
+
+def may_compile() -> bool:
+    """Whether nobody has asked for operations to be run one by one."""
+    return not (config.disable_jit.value or config.debug_nans.value)
+
+
+def is_local(x: Any) -> bool:
+    """Whether a value is an array on one device, or a Python number."""
+    return on_one_device(x) or isinstance(x, int | float | complex)
 
 
 def on_one_device(x: Any) -> bool:
@@ -388,7 +396,7 @@ def weak_scalar(x: np.ndarray) -> Any:
 
 def match(ct, aval):
     """A cotangent in the dtype and replication of ``aval``, as a loop's carry must be."""
-    got = core.typeof(ct)
+    got = typeof(ct)
     if core.typematch(got, aval) and got.weak_type == aval.weak_type:
         return ct
     if got.dtype != aval.dtype or got.weak_type != aval.weak_type:

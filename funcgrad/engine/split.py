@@ -121,6 +121,10 @@ class Split:
         other.forward, other.sources, other._recompute, other._backwards = forward, list(sources), recompute, {}
         return other
 
+    def rules_used(self) -> list[Any]:
+        """The rules of what the program recorded."""
+        return [node.rule for node in self._skeleton.nodes]
+
     def recording(self, residuals: Sequence[Any]) -> Recording:
         """What the program recorded, with these residuals."""
         if self._recompute is not None:

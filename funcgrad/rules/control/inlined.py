@@ -1,37 +1,64 @@
 """Functions that are written out where they are called, as JAX does with ``inline=True`` and most of ``jax.numpy``.
 
-Inside a function that is being staged out their halves are written out as well: both are traced once for all calls, and
-an equation that is known already is staged in a third of the time that its ``lax`` call takes.
+Their halves are made once for all calls. Inside a function that is being staged out the halves are written out as well:
+an equation that is known already is staged in a third of the time that its ``lax`` call takes. Run eagerly each half is
+one compiled kernel, as the whole function is without differentiation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
+
+import jax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr
+from funcgrad.engine.program import evaluate
 from funcgrad.engine.split import Activity, split, written_refs
 from funcgrad.engine.tape import Node, is_differentiable
 from funcgrad.engine.zero import Zero
+from funcgrad.rules.table import Plan
+
+
+class Half:
+    """A program that is written out, or called if nothing is being staged."""
+
+    __slots__ = ("compiled", "program")
+
+    def __init__(self, program: ClosedJaxpr):
+        self.program = program
+        self.compiled: Callable = jax.jit(partial(evaluate, program))
+
+    def __call__(self, trace: Any, args: Sequence[Any], params: Any) -> list[Any]:
+        if trace is not _jax.eval_trace:
+            return _jax.write_out(trace, self.program, args, params)
+        return self.compiled(*args) if _jax.may_compile() else evaluate(self.program, *args)
 
 
 class Inlined:
-    """The halves of a program that is written out."""
+    """The halves of a program that is written out.
+
+    ``carries_all`` is whether all that has a slot has cotangents: a rule may give one to a bool, to pass on a float's.
+    ``compiles`` is whether the halves are formulas of the package's only: others may look at values.
+    """
 
     def __init__(self, jaxpr: ClosedJaxpr, activity: tuple[Activity, ...], rules: Any):
         halves = self.halves = split(jaxpr, activity, rules, inlined=True)
         self.known = [a is not Activity.TANGENT for a in activity]
         self.count = sum(halves.out_known)
+        self.forward = Half(halves.forward)
+        self.backwards: dict[tuple, tuple[Half, list[bool]]] = {}
         slotted = [*zip(halves.in_avals, halves.active_in), *zip(halves.out_avals, halves.out_active)]  # noqa: B905
-        #: Whether all that has a slot has cotangents: a rule may give one to a bool, to pass on a float's.
         self.carries_all = all(is_differentiable(aval) for aval, active in slotted if active)
-        self.backwards: dict[tuple[bool, ...], tuple[ClosedJaxpr, list[bool]]] = {}
+        rules_used = halves.rules_used()
+        self.compiles = all(self.known) and all(isinstance(rule, Plan) and rule.fuses for rule in rules_used)
 
     def record(self, tape, primitive, primals, tracers, params) -> list[Any]:
         halves = self.halves
         values = [x for x, known in zip(primals, self.known, strict=True) if known]
-        results = _jax.write_out(tape.parent, halves.forward, values, params)
+        results = self.forward(tape.parent, values, params)
         residuals = halves.residuals(values, results[: self.count], results[self.count :])
         rest = iter(results)
         outs = [
@@ -43,16 +70,16 @@ class Inlined:
         return outs
 
     def pullback(self, node: Node, cts: Sequence[Any]) -> list[Any]:
-        which = tuple([ct is not None for ct in cts])
-        program, mask = self.backwards.get(which) or self.backward(which, node.residuals)
-        given = [_jax.match(ct, aval) for ct, aval in zip(cts, self.halves.ct_avals, strict=True) if ct is not None]
-        results = iter(_jax.write_out(_jax.current_trace(), program, [*node.residuals, *given], node.params))
+        types = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])
+        half, mask = self.backwards.get(types) or self.backward(types, node.residuals)
+        given = [ct for ct in cts if ct is not None]
+        results = iter(half(_jax.current_trace(), [*node.residuals, *given], node.params))
         return [next(results) if nonzero else None for nonzero in mask]
 
-    def backward(self, which: tuple[bool, ...], residuals: Sequence[Any]) -> tuple[ClosedJaxpr, list[bool]]:
-        """The backward half for the cotangents that are not zero."""
-        ct_avals = tuple([aval if nonzero else None for aval, nonzero in zip(self.halves.ct_avals, which, strict=True)])
-        known = self.backwards[which] = self.halves.backward(list(map(_jax.typeof, residuals)), ct_avals)
+    def backward(self, types: tuple, residuals: Sequence[Any]) -> tuple[Half, list[bool]]:
+        """The backward half for cotangents of the very types ``types``, None where one is zero."""
+        program, mask = self.halves.backward(list(map(_jax.typeof, residuals)), types)
+        known = self.backwards[types] = Half(program), mask
         return known
 
     def narrowed(self, wanted: tuple[bool, ...]) -> Inlined:
@@ -62,3 +89,17 @@ class Inlined:
 @_jax.weakref_lru_cache
 def inlined(jaxpr: ClosedJaxpr, activity: tuple[Activity, ...], rules: Any) -> Inlined:
     return Inlined(jaxpr, activity, rules)
+
+
+def inlines(tape: Any, jaxpr: ClosedJaxpr, primals: Sequence[Any], activity: tuple[Activity, ...]) -> Inlined | None:
+    """The halves of a program to be recorded as one operation; None where its operations are recorded one by one.
+
+    They are where somebody wants to look at them, and eagerly where they are not to be compiled.
+    """
+    if tape.rules.keeps_source:
+        return None
+    eager = tape.parent is _jax.eval_trace
+    if eager and not (_jax.may_compile() and all(map(_jax.is_local, primals))):
+        return None
+    halves = inlined(jaxpr, activity, tape.rules)
+    return halves if halves.carries_all and (halves.compiles or not eager) else None

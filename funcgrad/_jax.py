@@ -123,8 +123,8 @@ def may_compile() -> bool:
 
 
 def is_local(x: Any) -> bool:
-    """Whether a value is an array on one device, or a Python number."""
-    return on_one_device(x) or isinstance(x, int | float | complex)
+    """Whether a value is an array on one device, or one that is on none yet."""
+    return on_one_device(x) or isinstance(x, int | float | complex | np.ndarray)
 
 
 def on_one_device(x: Any) -> bool:

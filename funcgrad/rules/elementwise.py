@@ -186,8 +186,8 @@ def conjugate(ct, *, input_dtype):
 complex_parts = {
     lax.abs_p: formula(absolute, slope=absolute_slope),
     lax.conj_p: formula(conjugate),
-    lax.real_p: formula(lambda ct: lax.complex(ct, full_like(ct, 0))),
-    lax.imag_p: formula(lambda ct: lax.complex(full_like(ct, 0), neg(ct))),
+    lax.real_p: formula(lambda ct: lax.complex(ct, lax.full_like(ct, 0, ct.dtype))),
+    lax.imag_p: formula(lambda ct: lax.complex(lax.full_like(ct, 0, ct.dtype), neg(ct))),
     lax.complex_p: broadcasting(lambda ct: lax.real(ct), lambda ct: neg(lax.imag(ct))),
 }
 

@@ -9,30 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, mlir
+from jax.interpreters import ad
 
 import funcgrad as fg
 from funcgrad.rules import Rule, RuleTable, broadcasting, formula, joint, no_derivative
 from tests.agreement import assert_same
+from tests.primitives import primitive
 
 V = np.array([0.5, -1.5, 2.0], np.float32)
-
-
-def primitive(name, f, multiple_results=False):
-    """A new primitive that computes ``f``, known to no rule table."""
-    p = Primitive(name)
-    p.multiple_results = multiple_results
-    p.def_impl(f)
-
-    def types(*avals, **params):
-        out = jax.eval_shape(lambda *xs: f(*xs, **params), *avals)
-        return jax.tree.map(lambda x: jax.core.ShapedArray(x.shape, x.dtype), out)
-
-    p.def_abstract_eval(types)
-    mlir.register_lowering(p, mlir.lower_fun(f, multiple_results))
-    return p
-
 
 triple_p = primitive("triple", lambda x: 3 * x)
 scaled_p = primitive("scaled", lambda x, y, *, factor=1.0: factor * x * y)

@@ -91,7 +91,7 @@ def inlined(jaxpr: ClosedJaxpr, activity: tuple[Activity, ...], rules: Any) -> I
     return Inlined(jaxpr, activity, rules)
 
 
-def inlines(tape: Any, jaxpr: ClosedJaxpr, primals: Sequence[Any], activity: tuple[Activity, ...]) -> Inlined | None:
+def halves_for(tape: Any, jaxpr: ClosedJaxpr, primals: Sequence[Any], activity: tuple[Activity, ...]) -> Inlined | None:
     """The halves of a program to be recorded as one operation; None where its operations are recorded one by one.
 
     They are where somebody wants to look at them, and eagerly where they are not to be compiled.

@@ -9,7 +9,7 @@ from funcgrad import _jax
 from funcgrad._jax import jit_p, set_current_trace
 from funcgrad.engine.split import Activity, activity_of, run, split, typed_cotangents, written_refs
 from funcgrad.engine.zero import Zero
-from funcgrad.rules.control.inlined import inlines
+from funcgrad.rules.control.inlined import halves_for
 from funcgrad.rules.control.residuals import split_lean
 from funcgrad.rules.recognition import is_call
 from funcgrad.rules.table import Rule
@@ -28,7 +28,7 @@ class Jit(Rule):
         if rule is not None and (isinstance(rule, Inside) or (not linear and is_call(jaxpr))):
             return rule.record(tape, primitive, primals, tracers, params, linear)
         if _jax.jit_inlines(params):
-            halves = inlines(tape, jaxpr, primals, tuple(map(activity_of, primals, tracers)))
+            halves = halves_for(tape, jaxpr, primals, tuple(map(activity_of, primals, tracers)))
             if halves is not None:
                 return halves.record(tape, primitive, primals, tracers, params)
             args = [x if t is None else t for x, t in zip(primals, tracers, strict=True)]

@@ -8,29 +8,13 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.experimental import hijax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
 import funcgrad as fg
 from tests.agreement import assert_agrees, assert_same
+from tests.primitives import primitive
 
 V = np.array([0.5, -1.5, 2.0], np.float32)
-
-
-def primitive(name, f, *, multiple_results=False):
-    """A primitive as another package would make it."""
-    p = Primitive(name)
-    p.multiple_results = multiple_results
-    p.def_impl(f)
-
-    def types(*avals, **params):
-        out = jax.eval_shape(lambda *xs: f(*xs, **params), *avals)
-        return jax.tree.map(lambda x: jax.core.ShapedArray(x.shape, x.dtype), out)
-
-    p.def_abstract_eval(types)
-    mlir.register_lowering(p, mlir.lower_fun(f, multiple_results))
-    return p
-
 
 # y = 3 sin x: its JVP rule applies a primitive to the tangent, which has a transposition rule of its own.
 wave_p = primitive("other_package_wave", lambda x: 3 * jnp.sin(x))

@@ -183,6 +183,18 @@ def run(tape: Tape, jaxpr: ClosedJaxpr, args: Sequence[Any], *, inlined: bool = 
     return [x.val if type(x) is Literal else env[x] for x in jaxpr.jaxpr.outvars]
 
 
+def emit_halves(tape: Tape, rule: Any, primitive, params, halves: Split, values, results, tracers) -> list[Any]:
+    """Append the node of a program whose forward half has returned ``results`` for the inputs' ``values``."""
+    count = sum(halves.out_known)
+    residuals = halves.residuals(values, results[:count], results[count:])
+    rest = iter(results)
+    outs = [next(rest) if k else Zero(aval) for k, aval in zip(halves.out_known, halves.out_avals, strict=True)]
+    outs = tape.emit(rule, primitive, params, halves, residuals, tracers, outs, active=halves.out_active)
+    if halves.refs:
+        tape.write(written_refs(halves, tracers))
+    return outs
+
+
 def written_refs(halves: Any, tracers: Sequence[Any]) -> list[Any]:
     """The tracers of the references that a program takes, None for one that it does not write to."""
     return [tracers[i] if i in halves.written else None for i in halves.refs]

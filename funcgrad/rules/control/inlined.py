@@ -16,9 +16,8 @@ import jax
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr
 from funcgrad.engine.program import evaluate
-from funcgrad.engine.split import Activity, split, written_refs
+from funcgrad.engine.split import Activity, emit_halves, split
 from funcgrad.engine.tape import Node, is_differentiable
-from funcgrad.engine.zero import Zero
 from funcgrad.rules.table import Plan
 
 
@@ -47,27 +46,17 @@ class Inlined:
     def __init__(self, jaxpr: ClosedJaxpr, activity: tuple[Activity, ...], rules: Any):
         halves = self.halves = split(jaxpr, activity, rules, inlined=True)
         self.known = [a is not Activity.TANGENT for a in activity]
-        self.count = sum(halves.out_known)
         self.forward = Half(halves.forward)
         self.backwards: dict[tuple, tuple[Half, list[bool]]] = {}
-        slotted = [*zip(halves.in_avals, halves.active_in), *zip(halves.out_avals, halves.out_active)]  # noqa: B905
-        self.carries_all = all(is_differentiable(aval) for aval, active in slotted if active)
+        avals, active = [*halves.in_avals, *halves.out_avals], [*halves.active_in, *halves.out_active]
+        self.carries_all = all(is_differentiable(aval) for aval, a in zip(avals, active, strict=True) if a)
         rules_used = halves.rules_used()
         self.compiles = all(self.known) and all(isinstance(rule, Plan) and rule.fuses for rule in rules_used)
 
     def record(self, tape, primitive, primals, tracers, params) -> list[Any]:
-        halves = self.halves
         values = [x for x, known in zip(primals, self.known, strict=True) if known]
         results = self.forward(tape.parent, values, params)
-        residuals = halves.residuals(values, results[: self.count], results[self.count :])
-        rest = iter(results)
-        outs = [
-            next(rest) if known else Zero(aval) for known, aval in zip(halves.out_known, halves.out_avals, strict=True)
-        ]
-        outs = tape.emit(self, primitive, params, None, residuals, tracers, outs, active=halves.out_active)
-        if halves.refs:
-            tape.write(written_refs(halves, tracers))
-        return outs
+        return emit_halves(tape, self, primitive, params, self.halves, values, results, tracers)
 
     def pullback(self, node: Node, cts: Sequence[Any]) -> list[Any]:
         types = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])

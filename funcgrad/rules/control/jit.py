@@ -7,8 +7,7 @@ from typing import Any
 
 from funcgrad import _jax
 from funcgrad._jax import jit_p, set_current_trace
-from funcgrad.engine.split import Activity, activity_of, run, split, typed_cotangents, written_refs
-from funcgrad.engine.zero import Zero
+from funcgrad.engine.split import Activity, activity_of, emit_halves, run, split, typed_cotangents
 from funcgrad.rules.control.inlined import halves_for
 from funcgrad.rules.control.residuals import split_lean
 from funcgrad.rules.recognition import is_call
@@ -42,8 +41,7 @@ class Jit(Rule):
         halves = (split_lean if tape.parent is _jax.eval_trace else split)(jaxpr, activity, rules)
         known = [a is not Activity.TANGENT for a in activity]
         values = [x for x, k in zip(primals, known, strict=True) if k]
-        count = sum(halves.out_known)
-        extra = len(halves.forward.out_avals) - count
+        extra = len(halves.forward.out_avals) - sum(halves.out_known)
         forward_params = {
             **params,
             **{name: keep(params[name], known) for name in PER_INPUT},
@@ -53,12 +51,7 @@ class Jit(Rule):
         }
         with set_current_trace(tape.parent):
             results = jit_p.bind(*values, **forward_params)
-        residuals = halves.residuals(values, results[:count], results[count:])
-        rest = iter(results)
-        outs = [next(rest) if k else Zero(aval) for k, aval in zip(halves.out_known, halves.out_avals, strict=True)]
-        outs = tape.emit(self, primitive, params, halves, residuals, tracers, outs, active=halves.out_active)
-        tape.write(written_refs(halves, tracers))
-        return outs
+        return emit_halves(tape, self, primitive, params, halves, values, results, tracers)
 
     def pullback(self, node, cts):
         halves, params = node.static, node.params

@@ -48,20 +48,26 @@ Numbers are funcgrad's divided by `jax.value_and_grad`'s, but where another is n
 REASONS = """\
 ## Where it is behind, and why
 
-- *Tracing.* Both trace the loss itself, which is 0.17 of `jax.value_and_grad`'s time on the transformer and 0.36 to
-  0.41 on the small programs, a floor under the ratio. Of the rest, nine tenths are JAX's own work for each equation
-  it stages (`python -m cProfile` of tracing the transformer: new variables, tracers, source lines); funcgrad's own
-  frames are one tenth, and it stages 660 equations where `jax.value_and_grad` stages 690. The tables' bodies are
-  traced once more to put their updates in place; `logistic` runs JAX's own derivative rule of `logaddexp`, as JAX
-  does.
+- *Tracing.* Both trace the loss itself, which is 0.17 of `jax.value_and_grad`'s time on the transformer and 0.30 to
+  0.40 on the small programs, where it is a floor above the 0.33 that was aimed at. Of the rest, nine tenths are JAX's
+  own work for each equation (`python -m cProfile` of tracing the transformer: new variables, tracers, source lines),
+  and 660 equations are staged where `jax.value_and_grad` stages 690. `mlp`, `convnet` and `logistic` run JAX's
+  derivative rules of `relu` and `logaddexp` at every call, as JAX does: 0.4 ms each. The tables' bodies are traced once
+  more to put their updates in place.
 - *Eager calls of loops* compile the body in each call here, with either, and funcgrad's bodies have more in them.
-- *`lstm` and `gru` at one sequence*: of the step most is three products of one row with weights, which are read once
-  per step whatever is done. The input's products are computed ahead, which takes memory: an LSTM 0.83 with it, 0.51
-  without, where the step takes 0.75. A way back written by hand takes 0.69, and 0.49 with the products ahead.
-- *`table-slices` and `table-rows` beside their forward*: XLA's CPU backend makes one function of a loop whose step
-  touches little memory, and runs others operation by operation. Their forward is of the first kind and their gradient
-  of the second; no array is copied, and time grows linearly.
-- *`table-rows`' flops* are `logsumexp`'s exponentials computed again on the way back, for a fifth of the memory.
+- *`lstm` and `gru` at one sequence*: nearly all of the step is products of one row with weights, as fast as memory
+  allows. Alone in a loop the LSTM's take 0.78 ms forward, 0.62 ms back, 0.19 ms for all inputs and 0.38 ms for the
+  weights' gradients: together two thirds of `jax.grad`'s whole step. A way back written by hand takes 0.57 of it, with
+  more memory. Computing the inputs' products ahead costs memory: an LSTM 0.83 with it, 0.51 without, where the step
+  takes 0.75. At eight sequences a transposed copy of the weights makes a step of 0.57 one of 0.50, and memory of 0.66
+  0.72.
+- *`table-slices` beside its forward*: XLA's CPU backend makes one kernel of a loop whose step touches less than 1,024
+  bytes, and runs the operations of other loops one by one. A block times an 8 by 8 matrix is below that, its gradient,
+  with three such matrices, is not. With
+  `--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=4096` in `XLA_FLAGS` both are kernels, and the
+  gradient takes 1.9 times the forward's time. No array is copied with either, and time grows linearly.
+- *`table-rows`' flops* are `logsumexp`'s exponentials computed again on the way back, for a fifth of the memory, and
+  those of `transformer-scanned` its activations, for a third.
 - *`particle`* is a loop of unknown length, whose states are computed again from checkpoints, beside one of fixed
   length that stores them all, 500 times the memory.
 - *Steps of 1.04* are within the run's noise: their quartiles reach 1.00.

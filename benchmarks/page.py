@@ -54,6 +54,8 @@ REASONS = """\
   and 660 equations are staged where `jax.value_and_grad` stages 690. `mlp`, `convnet` and `logistic` run JAX's
   derivative rules of `relu` and `logaddexp` at every call, as JAX does: 0.4 ms each. The tables' bodies are traced once
   more to put their updates in place.
+- *Importing.* Python's collector has a full collection due when JAX and optax are imported (`gc.get_count()` says so),
+  which takes 40 to 55 ms and falls to whatever is imported next. It is made before the import is timed.
 - *Eager calls of loops* compile the body in each call here, with either, and funcgrad's bodies have more in them.
 - *`lstm` and `gru` at one sequence*: nearly all of the step is products of one row with weights, as fast as memory
   allows. Alone in a loop the LSTM's take 0.78 ms forward, 0.62 ms back, 0.19 ms for all inputs and 0.38 ms for the

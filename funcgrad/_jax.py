@@ -124,7 +124,7 @@ def may_compile() -> bool:
 
 def is_local(x: Any) -> bool:
     """Whether a value is an array on one device, or one that is on none yet."""
-    return on_one_device(x) or isinstance(x, int | float | complex | np.ndarray)
+    return on_one_device(x) or isinstance(x, np.ndarray)
 
 
 def on_one_device(x: Any) -> bool:

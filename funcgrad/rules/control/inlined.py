@@ -7,15 +7,16 @@ one compiled kernel, as the whole function is without differentiation.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr
-from funcgrad.engine.program import evaluate
+from funcgrad.engine.program import evaluate, with_outputs
 from funcgrad.engine.split import Activity, emit_halves, split
 from funcgrad.engine.tape import Node, is_differentiable
 from funcgrad.rules.table import Plan
@@ -28,7 +29,7 @@ class Half:
 
     def __init__(self, program: ClosedJaxpr):
         self.program = program
-        self.compiled: Callable = jax.jit(partial(evaluate, program))
+        self.compiled: Callable = jax.jit(functools.partial(evaluate, program))
 
     def __call__(self, trace: Any, args: Sequence[Any], params: Any) -> list[Any]:
         if trace is not _jax.eval_trace:
@@ -47,7 +48,10 @@ class Inlined:
         halves = self.halves = split(jaxpr, activity, rules, inlined=True)
         self.known = [a is not Activity.TANGENT for a in activity]
         self.forward = Half(halves.forward)
+        #: Which cotangents of active inputs are asked for.
+        self.wanted = tuple([True for a in halves.active_in if a])
         self.backwards: dict[tuple, tuple[Half, list[bool]]] = {}
+        self.parts: dict[tuple[bool, ...], Inlined] = {}
         avals, active = [*halves.in_avals, *halves.out_avals], [*halves.active_in, *halves.out_active]
         self.carries_all = all(is_differentiable(aval) for aval, a in zip(avals, active, strict=True) if a)
         rules_used = halves.rules_used()
@@ -68,16 +72,30 @@ class Inlined:
     def backward(self, types: tuple, residuals: Sequence[Any]) -> tuple[Half, list[bool]]:
         """The backward half for cotangents of the very types ``types``, None where one is zero."""
         program, mask = self.halves.backward(list(map(_jax.typeof, residuals)), types)
+        if not all(self.wanted):
+            kept = [want for want, nonzero in zip(self.wanted, mask, strict=True) if nonzero]
+            outvars = [v for v, keep in zip(program.jaxpr.outvars, kept, strict=True) if keep]
+            program = _jax.without_dead_code(with_outputs(program, outvars))
+            mask = [want and nonzero for want, nonzero in zip(self.wanted, mask, strict=True)]
         known = self.backwards[types] = Half(program), mask
         return known
 
     def narrowed(self, wanted: tuple[bool, ...]) -> Inlined:
-        return self
+        known = self.parts.get(wanted)
+        if known is None:
+            known = self.parts[wanted] = copy.copy(self)
+            known.wanted, known.backwards, known.parts = wanted, {}, {}
+        return known
 
 
 @_jax.weakref_lru_cache
 def inlined(jaxpr: ClosedJaxpr, activity: tuple[Activity, ...], rules: Any) -> Inlined:
     return Inlined(jaxpr, activity, rules)
+
+
+def can_be_called_with(x: Any, activity: Activity) -> bool:
+    # A Python number that is differentiated becomes an array first, as JAX makes one of it.
+    return _jax.is_local(x) or (activity is Activity.NONE and isinstance(x, int | float | complex))
 
 
 def halves_for(tape: Any, jaxpr: ClosedJaxpr, primals: Sequence[Any], activity: tuple[Activity, ...]) -> Inlined | None:
@@ -88,7 +106,7 @@ def halves_for(tape: Any, jaxpr: ClosedJaxpr, primals: Sequence[Any], activity: 
     if tape.rules.keeps_source:
         return None
     eager = tape.parent is _jax.eval_trace
-    if eager and not (_jax.may_compile() and all(map(_jax.is_local, primals))):
+    if eager and not (_jax.may_compile() and all(map(can_be_called_with, primals, activity))):
         return None
     halves = inlined(jaxpr, activity, tape.rules)
     return halves if halves.carries_all and (halves.compiles or not eager) else None

@@ -105,3 +105,22 @@ def test_a_cotangent_keeps_its_own_type():
     f = lambda x: jnp.real(x * x)  # noqa: E731
     mine, theirs = fg.grad(f)(x), jax.grad(f)(x)
     assert mine.dtype == theirs.dtype and mine.weak_type == theirs.weak_type
+
+
+def test_cotangents_that_nobody_wants_are_not_computed():
+    f = inlined(lambda x, y: x * y)
+
+    def products(wrap):
+        def pull(x, y):
+            _, pullback = fg.vjp(f, x, y)
+            return pullback.with_refs(jax.ad.GradValue(), jax.ad.DontWant())(jnp.ones(3))[0]
+
+        return str(jax.make_jaxpr(wrap(pull))(V, 2 * V)).count("mul"), pull(jnp.asarray(V), 2 * V)
+
+    count, x_ct = products(lambda f: f)
+    assert count == 2  # its own, and the one wanted
+    np.testing.assert_array_equal(x_ct, 2 * V)
+
+
+def test_a_number_that_is_differentiated_is_kept_as_an_array():
+    assert fg.vjp(jnp.sin, 3.0)[1].opaque_residuals

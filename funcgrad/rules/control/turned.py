@@ -46,14 +46,15 @@ def turned(body: ClosedJaxpr, num_fixed: int, num_carry: int, length: int) -> tu
     }
     if not found:
         return body, []
+    products = {k for v in found for k in flow.uses[v]}
 
     def run(*args: Any) -> list[Any]:
         env: dict[Var, Any] = dict(zip(jaxpr.invars, args, strict=True))
         env.update(zip(jaxpr.constvars, body.consts, strict=True))
-        for eqn in jaxpr.eqns:
+        for k, eqn in enumerate(jaxpr.eqns):
             values = [x.val if type(x) is Literal else env[x] for x in eqn.invars]
             changed = {}
-            if eqn.primitive is lax.dot_general_p and eqn.invars[1] in found:
+            if k in products:
                 (left, _), batch = eqn.params["dimension_numbers"]
                 changed = {"dimension_numbers": ((left, (0,)), batch)}
             env.update(zip(eqn.outvars, _jax.rebind(eqn, values, _jax.current_scope(), **changed), strict=True))

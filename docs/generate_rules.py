@@ -11,7 +11,7 @@ from types import ModuleType
 from funcgrad import rules
 from funcgrad.inspect.formulas import derived_text, formula_text, saved_names
 from funcgrad.rules.control.foreign import REASONS
-from funcgrad.rules.table import Formula, Rule
+from funcgrad.rules.rule import Formula, Rule
 
 INTRODUCTION = """\
 # Every rule

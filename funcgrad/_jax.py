@@ -481,6 +481,7 @@ from_edtype_p = lax_internal.from_edtype_p
 xla_metadata_value_p = xla_metadata.xla_metadata_value_p
 eval_jaxpr_p = lax_eval_jaxpr.eval_jaxpr_p
 remat_opt_p = custom_derivatives.remat_opt_p
+custom_jvp_call_p, custom_vjp_call_p = custom_derivatives.custom_jvp_call_p, custom_derivatives.custom_vjp_call_p
 custom_vmap_p = custom_batching.custom_vmap_p
 linear_call_p = custom_derivatives.linear_call_p
 pure_callback_p = callback.pure_callback_p

@@ -69,7 +69,7 @@ class Recording:
         for node in self.nodes:
             wanted = tuple([slot not in unwanted for slot in node.parents])
             if any(wanted):
-                nodes.append(node if all(wanted) else node.with_rule(node.rule.narrowed(wanted)))
+                nodes.append(node if all(wanted) else node.with_wanted(wanted))
             else:
                 unwanted.update(slot for slot in node.outs if slot is not None)
         return Recording(nodes, self.slots, self.scope)

@@ -15,10 +15,10 @@ from typing import Any
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, set_current_trace, take_current_trace
-from funcgrad.engine.program import evaluate
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Tape, TapeTracer, is_differentiable
 from funcgrad.engine.zero import Zero
+from funcgrad.programs.flow import evaluate
 
 
 class Activity(enum.IntEnum):
@@ -183,13 +183,15 @@ def run(tape: Tape, jaxpr: ClosedJaxpr, args: Sequence[Any], *, inlined: bool = 
     return [x.val if type(x) is Literal else env[x] for x in jaxpr.jaxpr.outvars]
 
 
-def emit_halves(tape: Tape, rule: Any, primitive, params, halves: Split, values, results, tracers) -> list[Any]:
+def emit_halves(
+    tape: Tape, rule: Any, primitive, params, halves: Split, values, results, tracers, static=None
+) -> list[Any]:
     """Append the node of a program whose forward half has returned ``results`` for the inputs' ``values``."""
     count = sum(halves.out_known)
     residuals = halves.residuals(values, results[:count], results[count:])
     rest = iter(results)
     outs = [next(rest) if k else Zero(aval) for k, aval in zip(halves.out_known, halves.out_avals, strict=True)]
-    outs = tape.emit(rule, primitive, params, halves, residuals, tracers, outs, active=halves.out_active)
+    outs = tape.emit(rule, primitive, params, static or halves, residuals, tracers, outs, active=halves.out_active)
     if halves.refs:
         tape.write(written_refs(halves, tracers))
     return outs

@@ -16,11 +16,10 @@ transposition rules exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jax.core import AbstractValue, Trace, Tracer
-from jax.custom_derivatives import SymbolicZero
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
@@ -32,14 +31,19 @@ typeof = _jax.typeof
 class Node:
     """One recorded operation, as plain data.
 
-    ``rule`` knows the way back; ``params`` are the primitive's static parameters and ``static`` what else the rule
-    wants to remember; ``residuals`` are the values it saved. ``parents`` are the slots of the active operands,
-    ``avals`` their types, and ``outs`` the slots of the outputs (None where an output is not differentiable).
+    ``rule`` is the table's and knows the way back; ``params`` are the primitive's static parameters and ``static`` what
+    else the rule wants to remember; ``residuals`` are the values it saved. ``parents`` are the slots of the active
+    operands, ``avals`` their types, and ``outs`` the slots of the outputs (None where an output is not differentiable).
+    ``wanted`` says which of the parents somebody asks the cotangents of, None for all. ``note`` is an observer's.
     """
 
-    __slots__ = ("avals", "outs", "params", "parents", "primitive", "residuals", "rule", "source", "static")
+    __slots__ = (
+        "avals", "note", "outs", "params", "parents", "primitive", "residuals", "rule", "source", "static", "wanted",
+    )  # fmt: skip
 
-    def __init__(self, rule, primitive, params, static, residuals, parents, avals, outs, source):
+    def __init__(
+        self, rule, primitive, params, static, residuals, parents, avals, outs, source, wanted=None, note=None
+    ):
         self.rule = rule
         self.primitive = primitive
         self.params = params
@@ -49,25 +53,23 @@ class Node:
         self.avals = avals
         self.outs = outs
         self.source = source
-
-    def _with(self, rule: Any, residuals: tuple) -> Node:
-        return Node(
-            rule,
-            self.primitive,
-            self.params,
-            self.static,
-            residuals,
-            self.parents,
-            self.avals,
-            self.outs,
-            self.source,
-        )
+        self.wanted = wanted
+        self.note = note
 
     def with_residuals(self, residuals: tuple) -> Node:
-        return self._with(self.rule, residuals)
+        return self._with(self.rule, residuals, self.wanted)
 
     def with_rule(self, rule: Any) -> Node:
-        return self._with(rule, self.residuals)
+        return self._with(rule, self.residuals, self.wanted)
+
+    def with_wanted(self, wanted: tuple[bool, ...]) -> Node:
+        return self._with(self.rule, self.residuals, wanted)
+
+    def _with(self, rule: Any, residuals: tuple, wanted: tuple[bool, ...] | None) -> Node:
+        return Node(
+            rule, self.primitive, self.params, self.static, residuals, self.parents, self.avals, self.outs, self.source,
+            wanted, self.note,
+        )  # fmt: skip
 
 
 class TapeTracer(Tracer):
@@ -181,18 +183,19 @@ class Tape(Trace):
             tracers = [t if type(x) is Zero else None for x, t in zip(primals, tracers, strict=True)]
         return rule.record(self, primitive, primals, tracers, params, linear)
 
-    def emit(self, rule, primitive, params, static, residuals, tracers, outs, *, active=None):
+    def emit(self, rule, primitive, params, static, residuals, tracers, outs, *, active=None, carries=False):
         """Append a node and give its outputs their tracers.
 
         ``tracers`` are the operands on this tape, None where one is not. ``outs`` is a list for a primitive of multiple
         results; an output that is a ``Zero`` stays a tangent. ``active`` says which outputs depend on an active
-        operand: all of those that can, if None.
+        operand: all of those that can, if None. With ``carries`` an output whose type has no tangents has a slot too,
+        to pass on a cotangent of another type.
         """
         multiple = type(outs) in (list, tuple)
         results: list[Any] = []
         slots: list[int | None] = []
         for i, value in enumerate(outs if multiple else (outs,)):
-            if (active is None or active[i]) and is_differentiable(value):
+            if (active is None or active[i]) and (carries or is_differentiable(value)):
                 slots.append(self.slots)
                 results.append(TapeTracer(self, value, self.slots))
                 self.slots += 1
@@ -235,91 +238,32 @@ class Tape(Trace):
             return f.call_wrapped(*tracers)
 
     def process_shard_map(self, primitive, fun, args, /, **params):
+        return self.process_functions(primitive, (fun,), args, params)
+
+    def process_custom_jvp_call(self, primitive, fun, jvp, args, /, **params):
+        return self.process_functions(primitive, (fun, jvp), args, params)
+
+    def process_custom_vjp_call(self, primitive, fun, fwd, bwd, args, /, **params):
+        return self.process_functions(primitive, (fun, fwd, bwd), args, params)
+
+    def process_functions(self, primitive, functions: tuple, args, params) -> Any:
+        """Record a primitive that takes functions not traced yet, which its rule has as the parameter ``subfuns``."""
+        params = {**params, "subfuns": functions}
         tracers = [self.owned(x) for x in args]
         primals = [x if t is None else t.primal for x, t in zip(args, tracers, strict=True)]
-        linear = any(type(x) is Zero for x in primals)
         rule = self.rules.get(primitive) or self.rules.missing(primitive)
-        return rule.record(self, primitive, primals, tracers, {**params, "fun": fun}, linear)
-
-    def process_custom_jvp_call(self, primitive, fun, jvp, args, /, *, symbolic_zeros):
-        tracers = [self.owned(x) for x in args]
-        primals = [x if t is None else t.primal for x, t in zip(args, tracers, strict=True)]
-        if all(t is None for t in tracers):
-            params = dict(subfuns=(fun, jvp), symbolic_zeros=symbolic_zeros)
+        if all(t is None for t in tracers) and not rule.always:
             return primitive.bind_with_trace(self.parent, primals, [typeof(x) for x in primals], params)
-        with set_current_trace(self):
-            if self.runs_inside(fun, primals):
-                return fun.call_wrapped(*args)
-            tangents = [self.tangent(x, t, symbolic_zeros) for x, t in zip(primals, tracers, strict=True)]
-            outs = jvp.call_wrapped(*primals, *tangents)
-        follow(tracers, tangents)
-        values, tangents_out = outs[: len(outs) // 2], outs[len(outs) // 2 :]
-        return [self.with_tangent(x, t) for x, t in zip(values, tangents_out, strict=True)]
+        return rule.record(self, primitive, primals, tracers, params, any(type(x) is Zero for x in primals))
 
-    def runs_inside(self, fun, primals: Sequence[Any]) -> bool:
-        """Whether a function with a derivative rule of its own is to be recorded as what is inside it.
-
-        Applied to a tangent the function must be linear, hence its own derivative; and the rule table may have another
-        rule for the jitted function inside.
-        """
-        return any(type(x) is Zero for x in primals) or self.rules.get(fun.debug_info.func_src_info) is not None
-
-    def tangent(self, primal: Any, tracer: TapeTracer | None, symbolic_zeros: bool) -> Any:
-        """What a JVP rule gets for the tangent of ``primal``: a linear tracer in its slot, or a zero."""
-        aval = typeof(primal).to_tangent_aval()
-        if tracer is not None:
-            return TapeTracer(self, Zero(aval), tracer.slot)
-        return SymbolicZero(aval) if symbolic_zeros else _jax.zeros(aval)
-
-    def with_tangent(self, primal: Any, tangent: Any) -> Any:
-        """``primal`` on the tape, in the slot of ``tangent``."""
-        tracer = self.owned(tangent)
-        return primal if tracer is None else TapeTracer(self, _jax.canonicalize(self.strip(primal)[0]), tracer.slot)
-
-    def process_custom_vjp_call(self, primitive, fun, fwd, bwd, args, /, *, out_trees, symbolic_zeros):
-        tracers = [self.owned(x) for x in args]
-        primals = [x if t is None else t.primal for x, t in zip(args, tracers, strict=True)]
-        if all(t is None for t in tracers):
-            params = dict(subfuns=(fun, fwd, bwd), out_trees=out_trees, symbolic_zeros=symbolic_zeros)
-            return primitive.bind_with_trace(self.parent, primals, [typeof(x) for x in primals], params)
-        if self.runs_inside(fun, primals):
-            with set_current_trace(self):
-                return fun.call_wrapped(*args)
-        active = [t is not None for t in tracers]
-        with set_current_trace(self.parent):
-            results = fwd.call_wrapped(*(y for pair in zip(primals, active, strict=True) for y in pair))
-        _, residual_tree, forwarded = out_trees()
-        count = residual_tree.num_leaves - sum(i is not None for i in forwarded)
-        saved, outs = iter(results[:count]), [_jax.canonicalize(x) for x in results[count:]]
-        residuals = tuple([next(saved) if i is None else primals[i] for i in forwarded])
-        rule = CustomPullback(bwd, symbolic_zeros, [typeof(x).to_ct_aval() for x in outs], active)
-        return self.emit(rule, primitive, {}, None, residuals, tracers, outs)
-
-
-class CustomPullback:
-    """The backward half of a ``custom_vjp`` function: the user's own ``bwd``."""
-
-    def __init__(self, bwd: Any, symbolic_zeros: bool, out_avals: Sequence[Any], active: Sequence[bool]):
-        self.bwd = bwd
-        self.zero: Callable = SymbolicZero if symbolic_zeros else _jax.zeros
-        self.out_avals = out_avals
-        self.active = active
-
-    def narrowed(self, wanted: tuple[bool, ...]) -> CustomPullback:
-        return self
-
-    def pullback(self, node: Node, cts: Sequence[Any]) -> Sequence[Any]:
-        cts = [self.zero(aval) if ct is None else ct for ct, aval in zip(cts, self.out_avals, strict=True)]
-        pulled = _jax.call_bwd(self.bwd, *node.residuals, *cts)
-        pairs = zip(pulled, self.active, strict=True)
-        return [None if isinstance(ct, _jax.JaxZero | SymbolicZero) else ct for ct, active in pairs if active]
-
-
-def follow(tracers: Sequence[TapeTracer | None], tangents: Sequence[Any]) -> None:
-    """Give tracers the slots of their tangents after a JVP rule, which writes to a reference and to its tangent."""
-    for tracer, tangent in zip(tracers, tangents, strict=True):
-        if tracer is not None:
-            tracer.slot = tangent.slot
+    def evaluate(self, primitive, primals, params, linear: bool) -> Any:
+        """The outputs in the parent trace; along tangents, the zeros of their types."""
+        if linear:
+            outs = [Zero(aval) for aval in abstract_outputs(primitive, primals, params)]
+            return outs if primitive.multiple_results else outs[0]
+        if _jax.is_plain(primitive):
+            return self.parent.process_primitive(primitive, primals, params)
+        return primitive.bind_with_trace(self.parent, primals, [typeof(x) for x in primals], params)
 
 
 _differentiable: dict[Any, bool] = {}
@@ -341,3 +285,10 @@ def is_differentiable(x: Any) -> bool:
 
 def typeof_or_zero(x: Any) -> Any:
     return x.aval if type(x) is Zero else typeof(x)
+
+
+def abstract_outputs(primitive, operands: Sequence[Any], params) -> list[Any]:
+    """The types of a primitive's outputs, given its operands, their zeros or their types."""
+    avals = [x if isinstance(x, AbstractValue) else typeof_or_zero(x) for x in operands]
+    outs, _ = primitive.abstract_eval(*avals, **params)
+    return list(outs) if primitive.multiple_results else [outs]

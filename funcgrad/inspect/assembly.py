@@ -13,12 +13,12 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import jit_p, remat_p
-from funcgrad.engine.tape import CustomPullback, Node
+from funcgrad.engine.tape import Node
 from funcgrad.inspect.cuts import Cut
 from funcgrad.inspect.flags import find_flags
 from funcgrad.inspect.formulas import aliases, formula_text
 from funcgrad.inspect.known_length import nbytes
-from funcgrad.inspect.opened import IntoScan, Noted, Observation, Path, noted, opening_of
+from funcgrad.inspect.opened import IntoScan, Note, Observation, Path, noted, opening_of
 from funcgrad.inspect.report import (
     BackwardReport,
     BackwardStep,
@@ -31,8 +31,9 @@ from funcgrad.inspect.report import (
     Variable,
 )
 from funcgrad.inspect.statistics import Statistics
-from funcgrad.rules.table import Formula as FormulaRule
-from funcgrad.rules.table import Joint, Plan, Rule
+from funcgrad.rules.control.custom import CustomVjp
+from funcgrad.rules.rule import Formula as FormulaRule
+from funcgrad.rules.rule import Joint, Rule, bare
 
 #: Nodes that stand for more than an operation, by primitive.
 KINDS = {
@@ -188,7 +189,7 @@ class Assembly:
     def step(self, i: int, s: Seen, before: Sequence[BackwardStep]) -> BackwardStep:
         node, path = s.node, s.path
         note, inside = noted(node), path[:-1]
-        kind = "custom" if isinstance(note.rule, CustomPullback) else KINDS.get(note.primitive, "operation")
+        kind = "custom" if isinstance(bare(node.rule), CustomVjp) else KINDS.get(note.primitive, "operation")
         frames = self.frames(node.source)
         around = before[self.number[inside]] if inside else None
         if not frames and around is not None and around.place is not None:
@@ -204,7 +205,7 @@ class Assembly:
             kind=kind,
             primitive=NAMES.get(note.primitive, str(note.primitive)),
             name=called(node),
-            rule=self.formula(note),
+            rule=self.formula(bare(node.rule), note),
             place=frames[0] if frames else None,
             stack=frames[1:],
             operands=[
@@ -223,14 +224,13 @@ class Assembly:
             note=remark(note.primitive, any(t.path[:-1] == path for t in self.seen[i + 1 : i + 2])),
         )
 
-    def outgoing(self, note: Noted, rows: Sequence[Any]) -> list[Statistics | None]:
+    def outgoing(self, note: Note, rows: Sequence[Any]) -> list[Statistics | None]:
         """One for each operand, from one for each that is active."""
         rest = iter(rows)
         found = [None if o.slot is None else next(rest, None) for o in note.operands]
         return [None if row is None else Statistics.of(row) for row in found]
 
-    def formula(self, note: Noted) -> list[Formula]:
-        rule = note.chosen
+    def formula(self, rule: Any, note: Note) -> list[Formula]:
         texts = self.formulas.get(id(rule))
         if texts is None:
             texts = self.formulas[id(rule)] = text_of(rule)
@@ -379,27 +379,25 @@ def is_scalar(out: Any) -> bool:
 
 def called(node: Node) -> str | None:
     """The name of the function that a node is a call of."""
-    rule = noted(node).rule
-    if isinstance(rule, CustomPullback):
-        return getattr(getattr(rule.bwd, "debug_info", None), "func_name", None)
+    if isinstance(bare(node.rule), CustomVjp):
+        return getattr(getattr(node.static[0], "debug_info", None), "func_name", None)
     name = node.params.get("name")
     return name if isinstance(name, str) else None
 
 
 def text_of(rule: Any) -> list[str]:
-    if isinstance(rule, CustomPullback):
+    if isinstance(rule, CustomVjp):
         return ["the function's own backward rule"]
     return formula_text(rule) if isinstance(rule, Rule) else [type(rule).__name__]
 
 
 def residual_names(node: Node) -> list[str]:
     """What the residuals of a node are, in the words of its rule."""
-    note = noted(node)
-    rule, count = note.rule, len(node.residuals)
+    rule, count = bare(node.rule), len(node.residuals)
     names: list[str] = []
-    if isinstance(rule, Plan):
-        known = aliases(note.chosen)
-        names = [known.get(name, name) for name in rule.names]
+    if isinstance(rule, FormulaRule):
+        known = aliases(rule)
+        names = [known.get(name, name) for name in node.static.names]
     elif isinstance(rule, Joint):
         known = aliases(rule)
         for name, span in zip(rule.names, node.static[0], strict=True):

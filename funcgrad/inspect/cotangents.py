@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,11 +14,11 @@ from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Jaxpr, jit_p, name_p, remat_p, set_current_trace
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Node
-from funcgrad.inspect.opened import OPENINGS, Opened, Path, Step, Watch, inside, noted
+from funcgrad.inspect.opened import OPENINGS, Path, Watch, inside, noted, noting, take_notes
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
 from funcgrad.rules.control.loop import While
-from funcgrad.rules.table import Rule, evaluate
+from funcgrad.rules.rule import Rule, Wrapped
 from funcgrad.transforms import run
 
 __all__ = ["cotangents"]
@@ -59,7 +58,7 @@ def cotangents(fun: Callable, *names: str, has_aux: bool = False, rules: RuleTab
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"cotangents takes the names of values, strings, after the function; got {name!r}")
-    table = naming(default_rules if rules is None else rules)
+    table = (default_rules if rules is None else rules).derived(naming)
 
     @_jax.wraps(fun, docstr="Cotangents of the named values in {fun}. Takes the arguments of {fun}.")
     @_jax.api_boundary
@@ -161,32 +160,28 @@ class Name(Rule):
     always = True
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        with set_current_trace(tape.parent):
-            out = evaluate(tape, primitive, primals, params, linear)
+        out = tape.evaluate(primitive, primals, params, linear)
         return tape.emit(self, primitive, params, None, (), tracers, out)
 
     def pullback(self, node, cts):
         return list(cts) if node.parents else []
 
 
-class Holding(Step):
-    """The rule of what carries a program, which is recorded for the names inside it if for nothing else."""
-
-    def __init__(self, rule: Rule):
-        super().__init__(rule)
-        self.always = True
-
-    def record(self, tape, primitive, primals, tracers, params, linear):
-        if all(t is None for t in tracers) and not has_names(params):
-            with set_current_trace(tape.parent):
-                return primitive.bind(*primals, **params)
-        return super().record(tape, primitive, primals, tracers, params, linear)
+def hold(rule, tape, primitive, primals, tracers, params, linear):
+    """Record what carries a program, for the names inside it if for nothing else."""
+    if all(t is None for t in tracers) and not has_names(params):
+        with set_current_trace(tape.parent):
+            return primitive.bind(*primals, **params)
+    return take_notes(rule, tape, primitive, primals, tracers, params, linear)
 
 
-@functools.lru_cache(maxsize=16)
-def naming(rules: RuleTable) -> Opened:
-    holding = {key: Holding(rule) for key, rule in rules.items() if type(rule) in (*OPENINGS, While)}
-    return Opened({**rules, **holding, name_p: Step(Name())}, rules.fallback)
+def holding(rule: Rule) -> Rule:
+    return Wrapped(rule, record=hold, always=True) if type(rule) in (*OPENINGS, While) else noting(rule)
+
+
+def naming(rules: RuleTable) -> RuleTable:
+    """``rules``, for which a named value is an operation of its own."""
+    return rules.override({name_p: Name()}).map(holding, keeps_source=True)
 
 
 def has_names(params: dict[str, Any]) -> bool:

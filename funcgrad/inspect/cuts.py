@@ -12,7 +12,7 @@ from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Jaxpr, Literal
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.rules import RuleTable
-from funcgrad.rules.table import Formula
+from funcgrad.rules.rule import Formula
 
 
 class Cut(NamedTuple):

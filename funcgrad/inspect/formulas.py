@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from funcgrad._jax import Primitive
 from funcgrad.inspect.syntax import syntax
-from funcgrad.rules.table import Formula, Joint, Rule
+from funcgrad.rules.rule import Formula, Joint, Rule
 
 __all__ = ["derived_text", "formula_text", "saved_names"]
 

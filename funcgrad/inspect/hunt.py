@@ -23,8 +23,8 @@ from jax.core import Trace
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, jit_p, remat_p, set_current_trace
-from funcgrad.engine.program import evaluate
 from funcgrad.engine.split import run
+from funcgrad.programs.flow import evaluate
 from funcgrad.rules import elementwise
 from funcgrad.rules.control.loop import with_one_predicate
 

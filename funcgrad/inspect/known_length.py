@@ -12,9 +12,9 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.engine.program import evaluate
 from funcgrad.engine.split import Activity, Split, split
 from funcgrad.engine.tape import is_differentiable
+from funcgrad.programs.flow import evaluate
 from funcgrad.rules.control.loop import split_at, with_one_predicate
 
 #: A ``while`` loop is opened up to so many iterations, and so many bytes of what they keep.

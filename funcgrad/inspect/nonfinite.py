@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import textwrap
 from collections.abc import Callable, Sequence
@@ -16,17 +15,18 @@ import numpy as np
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
 from funcgrad.engine.pullback import pull_back
-from funcgrad.engine.tape import CustomPullback
 from funcgrad.inspect.hints import hint_for
 from funcgrad.inspect.hunt import ELEMENTWISE, NODE, Event, Hunt, as_float, is_finite, is_float
-from funcgrad.inspect.opened import OPENINGS, Opened, Step
+from funcgrad.inspect.opened import OPENINGS, resolved
 from funcgrad.inspect.report import type_text
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
 from funcgrad.rules.control.calls import InPlace
+from funcgrad.rules.control.custom import Custom, CustomVjp
 from funcgrad.rules.control.foreign import Foreign
 from funcgrad.rules.control.loop import While
 from funcgrad.rules.control.shard_map import ShardMap
+from funcgrad.rules.rule import Rule, Wrapped, bare
 from funcgrad.transforms import run, split_arguments
 
 __all__ = ["NonFinite", "find_nonfinite"]
@@ -129,12 +129,12 @@ def find_nonfinite(
         partial, dynamic = split_arguments(fun, argnums, args, kwargs)
         if any(_jax.is_tracer(x) for x in jax.tree.leaves((args, kwargs))):
             raise TypeError("find_nonfinite looks at values: call it outside of jit, grad and vmap.")
-        table = scoped(default_rules if rules is None else rules)
+        table = (default_rules if rules is None else rules).derived(scoped)
         hunt = Hunt()
         with set_current_trace(hunt):
             out, recording, signature, _, _ = run(partial, dynamic, has_aux, table)
             for node in recording.nodes:
-                if isinstance(node.rule, CustomPullback):
+                if isinstance(bare(node.rule), CustomVjp):
                     node.source = None  # its lines are those of the user's backward rule
             results = jax.tree.leaves(out)
             if all(is_finite(x) for x in results):
@@ -152,28 +152,24 @@ def find_nonfinite(
 
 _numbers = itertools.count()
 #: Rules that record more than one operation.
-PROGRAMS = (*OPENINGS, While, InPlace, ShardMap, Foreign)
+PROGRAMS = (*OPENINGS, While, InPlace, ShardMap, Foreign, Custom)
 
 
-class Scoped(Step):
-    """A rule that records in a scope of its own with the operation's name, in which the pullback runs too."""
-
-    def record(self, tape, primitive, primals, tracers, params, linear):
-        rule, recorded, primals, tracers, params = self.resolved(tape, primitive, primals, tracers, params, linear)
-        if isinstance(rule, PROGRAMS):
-            return rule.record(tape, recorded, primals, tracers, params, linear)
-        with jax.named_scope(f"{NODE}{next(_numbers)}.{primitive}"):
-            return rule.record(tape, recorded, primals, tracers, params, linear)
+def record_in_scope(rule, tape, primitive, primals, tracers, params, linear):
+    """Record in a scope of its own with the operation's name, in which the pullback runs too."""
+    rule, recorded, primals, tracers, params = resolved(rule, tape, primitive, primals, tracers, params, linear)
+    if isinstance(rule, PROGRAMS):
+        return rule.record(tape, recorded, primals, tracers, params, linear)
+    with jax.named_scope(f"{NODE}{next(_numbers)}.{primitive}"):
+        return rule.record(tape, recorded, primals, tracers, params, linear)
 
 
-class ScopedRules(Opened):
-    __slots__ = ()
-    step = Scoped
+def in_scope(rule: Rule) -> Rule:
+    return Wrapped(rule, record=record_in_scope)
 
 
-@functools.lru_cache(maxsize=16)
-def scoped(rules: RuleTable) -> ScopedRules:
-    return ScopedRules(rules, rules.fallback)
+def scoped(rules: RuleTable) -> RuleTable:
+    return rules.map(in_scope, keeps_source=True)
 
 
 def described(event: Event, given: Sequence[str]) -> NonFinite:

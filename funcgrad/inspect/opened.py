@@ -1,6 +1,6 @@
 """Watching a backward pass: every node of a recording as it is pulled back, those inside calls and loops too.
 
-Watching needs no second engine. A rule table whose rules are ``Step``s records the same nodes and notes beside each
+Watching needs no second engine. A rule table whose rules are wrapped records the same nodes, with a note beside each of
 what its operands were. On the way back ``Watch.sweep`` takes the place of ``Recording.pull``: it shows each node, with
 what came in and what went out, to an observer. Where a node stands for a program (``jit``, ``cond``, ``checkpoint``),
 the recording of that program is swept in the place of its compiled half; in a loop the cotangents are measured inside
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,17 +22,18 @@ from jax import lax
 from jax.core import AbstractValue
 
 from funcgrad import _jax
-from funcgrad.engine.program import evaluate
 from funcgrad.engine.recording import Recording, accumulate
 from funcgrad.engine.split import Split, typed_cotangents
 from funcgrad.engine.tape import Node, typeof_or_zero
 from funcgrad.inspect.known_length import as_scan
+from funcgrad.programs.flow import evaluate
 from funcgrad.rules.control.cond import Cond
 from funcgrad.rules.control.jit import Inside, Jit
 from funcgrad.rules.control.loop import While
 from funcgrad.rules.control.remat import Remat
 from funcgrad.rules.control.scan import Scan, ScanHalves, carried
-from funcgrad.rules.table import Rule, RuleTable
+from funcgrad.rules.rule import Rule, Wrapped, bare
+from funcgrad.rules.table import RuleTable
 
 Path = tuple[int, ...]
 
@@ -53,81 +54,52 @@ class Observation(NamedTuple):
     outgoing: list[Any]
 
 
-class Noted:
-    """The rule of a node, and what is worth knowing of the operation besides.
+class Note(NamedTuple):
+    """What is worth knowing of an operation besides its node: the primitive in the program, which need not be the one
+    that was recorded, all operands, and the types of what came of it."""
 
-    ``chosen`` is the table's rule, of which ``rule`` may be a part; ``primitive`` is the operation in the program,
-    which need not be the one that was recorded.
-    """
-
-    __slots__ = ("chosen", "operands", "outs", "primitive", "rule")
-
-    def __init__(self, rule: Any, chosen: Any, primitive: Any, operands: Sequence[Operand], outs: Sequence[Any]):
-        self.rule, self.chosen, self.primitive, self.operands, self.outs = rule, chosen, primitive, operands, outs
-
-    def pullback(self, node: Node, cts: Sequence[Any]) -> Sequence[Any]:
-        return self.rule.pullback(node, cts)
-
-    def narrowed(self, wanted: tuple[bool, ...]) -> Noted:
-        return Noted(self.rule.narrowed(wanted), self.chosen, self.primitive, self.operands, self.outs)
+    primitive: Any
+    operands: Sequence[Operand]
+    outs: Sequence[Any]
 
 
-def noted(node: Node) -> Noted:
+def noted(node: Node) -> Note:
     """What is noted of a node; of one that no rule of the table has recorded, what can be told from the node."""
-    if isinstance(node.rule, Noted):
-        return node.rule
     operands = [Operand(aval, slot) for aval, slot in zip(node.avals, node.parents, strict=True)]
-    return Noted(node.rule, node.rule, node.primitive, operands, [])
+    return node.note or Note(node.primitive, operands, [])
 
 
-class Step(Rule):
-    """A rule that takes notes."""
-
-    def __init__(self, rule: Rule):
-        self.rule = rule
-        self.always = rule.always
-
-    def record(self, tape, primitive, primals, tracers, params, linear):
-        first = len(tape.nodes)
-        rule, recorded, primals, tracers, params = self.resolved(tape, primitive, primals, tracers, params, linear)
-        operands = [
-            Operand(typeof_or_zero(x), None if t is None else t.slot) for x, t in zip(primals, tracers, strict=True)
-        ]
-        outs = rule.record(tape, recorded, primals, tracers, params, linear)
-        nodes = tape.nodes[first:]
-        if len(nodes) == 1 and type(nodes[0].rule) is not Noted:
-            results = [tape.strip(x)[0] for x in (outs if primitive.multiple_results else [outs])]
-            avals = [typeof_or_zero(x) for x in results]
-            nodes[0].rule = Noted(nodes[0].rule, self.rule, primitive, operands, avals)
-        return outs
-
-    def resolved(self, tape, primitive, primals, tracers, params, linear) -> tuple[Rule, Any, Any, Any, Any]:
-        """What is recorded in the place of an operation: of a ``while`` loop a ``scan`` of as many steps."""
-        scan = as_scan(tape, primals, tracers, params) if isinstance(self.rule, While) and not linear else None
-        return (self.rule, primitive, primals, tracers, params) if scan is None else (SCAN, lax.scan_p, *scan)
-
-    def pullback(self, node, cts):
-        raise NotImplementedError("the nodes that a step records have rules of their own")
+def take_notes(rule, tape, primitive, primals, tracers, params, linear):
+    first = len(tape.nodes)
+    rule, recorded, primals, tracers, params = resolved(rule, tape, primitive, primals, tracers, params, linear)
+    operands = [
+        Operand(typeof_or_zero(x), None if t is None else t.slot) for x, t in zip(primals, tracers, strict=True)
+    ]
+    outs = rule.record(tape, recorded, primals, tracers, params, linear)
+    nodes = tape.nodes[first:]
+    if len(nodes) == 1 and nodes[0].note is None:
+        results = [tape.strip(x)[0] for x in (outs if primitive.multiple_results else [outs])]
+        nodes[0].note = Note(primitive, operands, list(map(typeof_or_zero, results)))
+    return outs
 
 
-class Opened(RuleTable):
-    """A rule table that takes notes of what it records."""
-
-    __slots__ = ()
-    keeps_source = True
-    step: Callable[[Rule], Rule] = Step
-
-    def __init__(self, rules: Mapping[Any, Rule], fallback: Rule | None = None):
-        def stepping(rule: Rule) -> Rule:
-            return rule if isinstance(rule, Step | Inside) else type(self).step(rule)
-
-        super().__init__({key: stepping(rule) for key, rule in rules.items()}, fallback and stepping(fallback))
+def resolved(rule, tape, primitive, primals, tracers, params, linear) -> tuple[Rule, Any, Any, Any, Any]:
+    """What is recorded in the place of an operation: of a ``while`` loop a ``scan`` of as many steps."""
+    scan = as_scan(tape, primals, tracers, params) if isinstance(rule, While) and not linear else None
+    return (rule, primitive, primals, tracers, params) if scan is None else (SCAN, lax.scan_p, *scan)
 
 
-@functools.lru_cache(maxsize=16)
-def opened(rules: RuleTable) -> Opened:
-    """``rules``, taking notes; the same table each time, since programs are split once for each table."""
-    return Opened(rules, rules.fallback)
+def noting(rule: Rule) -> Rule:
+    return Wrapped(rule, record=take_notes)
+
+
+def opened(rules: RuleTable) -> RuleTable:
+    """``rules``, taking notes of what they record."""
+    return rules.derived(_opened)
+
+
+def _opened(rules: RuleTable) -> RuleTable:
+    return rules.map(noting, keeps_source=True)
 
 
 def every(node: Node) -> bool:
@@ -165,30 +137,23 @@ class Watch:
 
     def sweep(self, recording: Recording, seeds: Iterable[tuple[int | None, Any]], path: Path = ()) -> list[Any]:
         """``recording.pull(seeds)``, watched."""
-        nodes = [node.with_rule(Watched(node, self, (*path, i))) for i, node in enumerate(recording.nodes)]
+        nodes = [
+            node.with_rule(Wrapped(node.rule, pull=functools.partial(self.pull, node, (*path, i))))
+            for i, node in enumerate(recording.nodes)
+        ]
         return Recording(nodes, recording.slots, recording.scope).pull(seeds)
 
     def inside(self, path: Path) -> Callable:
         return functools.partial(self.sweep, path=path)
 
-
-class Watched:
-    """The rule of a node in a sweep."""
-
-    __slots__ = ("node", "path", "watch")
-
-    def __init__(self, node: Node, watch: Watch, path: Path):
-        self.node, self.watch, self.path = node, watch, path
-
-    def pullback(self, _, cts):
-        node, watch = self.node, self.watch
+    def pull(self, node: Node, path: Path, rule: Any, _: Node, cts: Sequence[Any]) -> Sequence[Any]:
         opening = opening_of(node)
-        if opening is None or not any(watch.wants(inner) for _, inner in inside(node)):
-            pulled = node.rule.pullback(node, cts)
+        if opening is None or not any(self.wants(inner) for _, inner in inside(node)):
+            pulled = rule.pullback(node, cts)
         else:
-            pulled = opening.pull(node, cts, watch, self.path)
-        if watch.wants(node):
-            watch.see(self.path, node, watch.observe(cts, pulled))
+            pulled = opening.pull(node, cts, self, path)
+        if self.wants(node):
+            self.see(path, node, self.observe(cts, pulled))
         return pulled
 
 
@@ -296,8 +261,7 @@ OPENINGS: dict[type, Opening] = {
 
 def opening_of(node: Node) -> Opening | None:
     """How a node is opened, None if there is nothing inside, or nothing that can be looked into."""
-    rule = node.rule.rule if type(node.rule) is Noted else node.rule
-    opening = OPENINGS.get(type(rule))
+    opening = OPENINGS.get(type(bare(node.rule)))
     if opening is None or (isinstance(opening, IntoCond) and opening.branch(node) is None):
         return None
     return None if opening.halves(node).refs else opening

@@ -28,8 +28,8 @@ from torch.overrides import TorchFunctionMode
 from funcgrad import _jax
 from funcgrad.parity.arrays import NARROW, by_name, cast, is_array, is_float, to_numpy, to_tensor
 from funcgrad.parity.modules import ModuleLoss
-from funcgrad.rules import Rule, RuleTable
-from funcgrad.rules.rewriting import Rewrite
+from funcgrad.rules import Rule, RuleTable, Wrapped
+from funcgrad.rules.control.rewriting import Rewrite
 from funcgrad.transforms import value_and_grad
 
 
@@ -102,7 +102,7 @@ def run_jax(loss: Callable, inputs: Inputs, rules: RuleTable, dtype: Any = None,
     rules = rules.override({name_p: Observed(seen), remat_p: spelled_out})
     rules = rules.override({random_bits_p: REFUSED, rng_uniform_p: REFUSED})
     if wide:
-        rules = rules.override({p: Widened(rules[p], parameter) for p, parameter in DTYPE_PARAMETERS.items()})
+        rules = rules.override({p: in_float64(rules[p], parameter) for p, parameter in DTYPE_PARAMETERS.items()})
     with contextlib.ExitStack() as settings:
         if not any(isinstance(key, str) for key in rules):  # the rules of whole functions, which must stay calls
             settings.enter_context(jax.disable_jit())
@@ -153,24 +153,20 @@ class Observed(Rule):
 DTYPE_PARAMETERS = {lax.convert_element_type_p: "new_dtype", lax.iota_p: "dtype"}
 
 
-class Widened(Rule):
+def in_float64(rule: Rule, parameter: str) -> Rule:
     """The rule of a primitive that makes numbers of a dtype, which makes float64 of them where it is a narrower one.
 
     The tape records what the primitive computed, so this changes the way forward too.
     """
 
-    always = True
-
-    def __init__(self, rule: Rule, parameter: str):
-        self.rule = rule
-        self.parameter = parameter
-
-    def record(self, tape, primitive, primals, tracers, params, linear):
-        if tape.parent is _jax.eval_trace and jnp.issubdtype(params[self.parameter], np.floating):
-            params = {**params, self.parameter: np.dtype(np.float64)}
+    def record(rule, tape, primitive, primals, tracers, params, linear):
+        if tape.parent is _jax.eval_trace and jnp.issubdtype(params[parameter], np.floating):
+            params = {**params, parameter: np.dtype(np.float64)}
         if any(t is not None for t in tracers):
-            return self.rule.record(tape, primitive, primals, tracers, params, linear)
+            return rule.record(tape, primitive, primals, tracers, params, linear)
         return tape.parent.process_primitive(primitive, primals, params)
+
+    return Wrapped(rule, record, always=True)
 
 
 class Refused(Rule):

@@ -16,15 +16,15 @@ from funcgrad.rules import (
     ragged,
     random,
     reductions,
-    refs,
     scatters,
     shaping,
     special,
     windows,
 )
-from funcgrad.rules.control import calls, cond, foreign, jit, loop, remat, scan, shard_map
+from funcgrad.rules.control import calls, cond, custom, foreign, jit, loop, refs, remat, scan, shard_map
 from funcgrad.rules.control.loop import While
-from funcgrad.rules.table import Formula, Joint, Rule, RuleTable, broadcasting, formula, joint, no_derivative
+from funcgrad.rules.rule import Formula, Joint, Rule, Wrapped, broadcasting, formula, joint, no_derivative
+from funcgrad.rules.table import RuleTable
 from funcgrad.rules.tables import estimators, pytorch, saliency
 from funcgrad.rules.tables.wrapping import clipped, in_bfloat16, nan_safe, noisy
 
@@ -34,6 +34,7 @@ __all__ = [
     "Rule",
     "RuleTable",
     "While",
+    "Wrapped",
     "broadcasting",
     "clipped",
     "deconvnet",
@@ -76,6 +77,7 @@ families = (
     loop,
     remat,
     calls,
+    custom,
     collectives,
     shard_map,
     foreign,

@@ -13,7 +13,7 @@ from jax import lax
 from funcgrad import _jax
 from funcgrad.rules.numbers import full_like
 from funcgrad.rules.reductions import spread
-from funcgrad.rules.table import formula, joint, no_derivative
+from funcgrad.rules.rule import formula, joint, no_derivative
 
 
 def psum(ct, x_aval, *, axes, axis_index_groups):

@@ -6,7 +6,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad.rules.numbers import convert, inverse, transposed
-from funcgrad.rules.table import formula
+from funcgrad.rules.rule import formula
 
 
 def contract_with_rhs(ct, y, x_aval, *, dimension_numbers, precision, preferred_element_type):

@@ -14,7 +14,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad.rules.numbers import convert
-from funcgrad.rules.table import formula
+from funcgrad.rules.rule import formula
 from funcgrad.rules.windows import extent
 
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcgrad._jax import set_current_trace
+from funcgrad.rules.control.rewriting import Rewrite
 from funcgrad.rules.numbers import const, full_like
-from funcgrad.rules.rewriting import Rewrite
-from funcgrad.rules.table import Formula, check_linear, formula
+from funcgrad.rules.plan import check_linear
+from funcgrad.rules.rule import Formula, formula
 
 
 def recurrence(factors, terms, axis, reverse):
@@ -54,7 +55,7 @@ class ByScan(Formula):
         (x,) = primals
         with set_current_trace(tape.parent):
             out = lax.associative_scan(self.combine, x, **params)
-        return tape.emit(self.plan((True,)), primitive, params, None, (x, out), tracers, out)
+        return tape.emit(self, primitive, params, self.plan((True,)), (x, out), tracers, out)
 
 
 def scan(combine):

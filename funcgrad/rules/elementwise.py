@@ -11,7 +11,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad.rules.numbers import const, full_like, is_complex, nonzero, together
-from funcgrad.rules.table import broadcasting, formula, no_derivative
+from funcgrad.rules.rule import broadcasting, formula, no_derivative
 
 mul, div, add, sub, neg, square = lax.mul, lax.div, lax.add, lax.sub, lax.neg, lax.square
 HIGHEST = lax.AccuracyMode.HIGHEST

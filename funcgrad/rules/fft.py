@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from funcgrad.rules.numbers import const
-from funcgrad.rules.table import formula
+from funcgrad.rules.rule import formula
 
 
 def fft(ct, *, fft_type, fft_lengths):

@@ -6,7 +6,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad.rules.numbers import const
-from funcgrad.rules.table import formula, joint
+from funcgrad.rules.rule import formula, joint
 
 
 def unslice(ct, x_aval, *, start_indices, limit_indices, strides):

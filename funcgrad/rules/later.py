@@ -10,7 +10,8 @@ from jax import lax
 from funcgrad import _jax
 from funcgrad.rules.collectives import gather_to_source
 from funcgrad.rules.numbers import const
-from funcgrad.rules.table import broadcasting, formula, joint, unbroadcast
+from funcgrad.rules.plan import unbroadcast
+from funcgrad.rules.rule import broadcasting, formula, joint
 
 
 def polynomial(ct, xs, active, **params):

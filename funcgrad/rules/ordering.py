@@ -7,7 +7,8 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.rules.table import Rule, check_linear, joint
+from funcgrad.rules.plan import check_linear
+from funcgrad.rules.rule import Rule, joint
 
 IN_BOUNDS = lax.GatherScatterMode.PROMISE_IN_BOUNDS
 DROP = lax.GatherScatterMode.FILL_OR_DROP

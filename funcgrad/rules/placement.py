@@ -5,7 +5,7 @@ from __future__ import annotations
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad.rules.table import formula, joint
+from funcgrad.rules.rule import formula, joint
 
 
 def put_back(cts, avals, *, devices, srcs, copy_semantics):

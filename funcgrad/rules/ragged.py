@@ -15,7 +15,7 @@ from jax import lax
 from funcgrad import _jax
 from funcgrad.rules.contractions import contract_with_lhs, contract_with_rhs
 from funcgrad.rules.numbers import convert
-from funcgrad.rules.table import formula
+from funcgrad.rules.rule import formula
 
 GROUP = "group"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad.rules.table import no_derivative
+from funcgrad.rules.rule import no_derivative
 
 rules = dict.fromkeys(
     [

@@ -8,9 +8,9 @@ import jax
 from jax import lax
 
 from funcgrad import _jax
+from funcgrad.rules.control.rewriting import Recompute
 from funcgrad.rules.numbers import full_like
-from funcgrad.rules.rewriting import Recompute
-from funcgrad.rules.table import formula, no_derivative
+from funcgrad.rules.rule import formula, no_derivative
 
 
 def spread(ct, aval, axes):

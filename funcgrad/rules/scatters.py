@@ -15,7 +15,7 @@ from funcgrad import _jax
 from funcgrad._jax import set_current_trace
 from funcgrad.engine.tape import typeof_or_zero
 from funcgrad.rules.numbers import const, full_like
-from funcgrad.rules.table import Formula, formula, joint
+from funcgrad.rules.rule import Formula, formula, joint
 
 PLACE = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
 

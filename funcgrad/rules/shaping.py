@@ -7,7 +7,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad.rules.numbers import const, full_like, inverse, reshaped, summed, transposed
-from funcgrad.rules.table import formula, joint, no_derivative
+from funcgrad.rules.rule import formula, joint, no_derivative
 
 
 def unreshape(ct, x_aval, *, dimensions):

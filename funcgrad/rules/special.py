@@ -11,7 +11,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad.rules.numbers import const, convert, full_like, together
-from funcgrad.rules.table import broadcasting, formula
+from funcgrad.rules.rule import broadcasting, formula
 
 add, sub, mul, div, neg, exp, log = lax.add, lax.sub, lax.mul, lax.div, lax.neg, lax.exp, lax.log
 

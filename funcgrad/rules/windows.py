@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from jax import lax
 
+from funcgrad.rules.control.rewriting import Recompute
 from funcgrad.rules.numbers import const, full_like
 from funcgrad.rules.reductions import elementwise
-from funcgrad.rules.rewriting import Recompute
-from funcgrad.rules.table import formula
+from funcgrad.rules.rule import formula
 
 
 def extent(n: int, dilation: int) -> int:

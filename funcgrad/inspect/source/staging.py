@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from funcgrad.engine.pullback import pull_back
 from funcgrad.engine.tape import TapeTracer
 from funcgrad.engine.zero import Zero
 from funcgrad.rules import RuleTable
+from funcgrad.rules.rule import Rule, Wrapped
 from funcgrad.transforms import check_input, check_output, check_scalar, run, split_arguments
 
 #: How the marks that this module leaves in a jaxpr begin.
@@ -24,72 +24,38 @@ SCOPE, PRIMAL, COTANGENT, BACK = "funcgrad.node.", "funcgrad.primal.", "funcgrad
 _numbers = itertools.count()
 
 
-class Marked:
-    """A rule that leaves marks: equations of ``name`` on a node's outputs and on their cotangents.
+def record_marked(rule, tape, primitive, primals, tracers, params, linear):
+    """Leave marks: equations of ``name`` on a node's outputs and, on the way back, on their cotangents.
 
     Both stand in a name scope of the node's own. Scopes of nested programs nest, so the scopes around a mark tell which
     cotangent belongs to which value, in whatever loops and calls the two are.
     """
-
-    def __init__(self, rule: Any):
-        self.rule = rule
-        self.always = getattr(rule, "always", False)
-
-    def record(self, tape, primitive, primals, tracers, params, linear):
-        first = len(tape.nodes)
-        with jax.named_scope(f"{SCOPE}{next(_numbers)}"):
-            outs = self.rule.record(tape, primitive, primals, tracers, params, linear)
-            with set_current_trace(tape.parent):
-                for i, out in enumerate(outs if primitive.multiple_results else [outs]):
-                    if type(out) is TapeTracer and out._trace is tape and is_array(out.primal):
-                        name_p.bind(out.primal, name=f"{PRIMAL}{i}")
-        for node in tape.nodes[first:]:
-            if type(node.rule) is not MarkedPullback:
-                node.rule = MarkedPullback(node.rule)
-        return outs
+    with jax.named_scope(f"{SCOPE}{next(_numbers)}"):
+        outs = rule.record(tape, primitive, primals, tracers, params, linear)
+        with set_current_trace(tape.parent):
+            for i, out in enumerate(outs if primitive.multiple_results else [outs]):
+                if type(out) is TapeTracer and out._trace is tape and is_array(out.primal):
+                    name_p.bind(out.primal, name=f"{PRIMAL}{i}")
+    return outs
 
 
-class MarkedPullback:
-    def __init__(self, rule: Any):
-        self.rule = rule
+def pull_marked(rule, node, cts):
+    return rule.pullback(
+        node, [name_p.bind(ct, name=f"{COTANGENT}{i}") if is_array(ct) else ct for i, ct in enumerate(cts)]
+    )
 
-    def pullback(self, node, cts):
-        return self.rule.pullback(
-            node, [name_p.bind(ct, name=f"{COTANGENT}{i}") if is_array(ct) else ct for i, ct in enumerate(cts)]
-        )
+
+def marked(rule: Rule) -> Rule:
+    return Wrapped(rule, record_marked, pull_marked)
+
+
+def marking(rules: RuleTable) -> RuleTable:
+    """``rules``, leaving marks."""
+    return rules.map(marked)
 
 
 def is_array(x: Any) -> bool:
     return x is not None and type(x) is not Zero and isinstance(_jax.typeof(x), jax.core.ShapedArray)
-
-
-class MarkedRules:
-    """A rule table whose rules leave marks."""
-
-    def __init__(self, rules: RuleTable):
-        self.rules = rules
-        self.known: dict[Any, Marked] = {}
-
-    def get(self, primitive: Any) -> Marked | None:
-        rule = self.rules.get(primitive)
-        return None if rule is None else self.marked(rule)
-
-    def missing(self, primitive: Any) -> Marked:
-        return self.marked(self.rules.missing(primitive))
-
-    def marked(self, rule: Any) -> Marked:
-        if rule not in self.known:
-            self.known[rule] = Marked(rule)
-        return self.known[rule]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.rules, name)
-
-
-@functools.lru_cache(maxsize=8)
-def marking(rules: RuleTable) -> Any:
-    """``rules`` leaving marks; always the same for the same rules, since programs are split once for each table."""
-    return MarkedRules(rules)
 
 
 class Staged(NamedTuple):
@@ -133,7 +99,7 @@ def stage_with(
         partial, dynamic = split_arguments(fun, argnums, args, kwargs)
         for leaf in jax.tree.leaves(dynamic):
             check_input("grad", leaf, holomorphic=False, allow_int=False)
-        value, recording, signature, _, aux = run(partial, dynamic, has_aux, marking(rules))
+        value, recording, signature, _, aux = run(partial, dynamic, has_aux, rules.derived(marking))
         check_scalar(value)
         check_output("grad", value, holomorphic=False)
         with jax.named_scope(BACK):

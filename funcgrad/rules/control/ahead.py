@@ -13,7 +13,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var
-from funcgrad.engine.program import slice_program
+from funcgrad.programs.flow import slice_program
 from funcgrad.rules.control.residuals import size
 
 #: A product is computed ahead where the constant has at least so many times its bytes: the products of all steps are

@@ -8,11 +8,10 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.engine.program import evaluate
 from funcgrad.engine.split import Activity, run, split
 from funcgrad.engine.tape import is_differentiable
-from funcgrad.engine.zero import Zero
-from funcgrad.rules.table import Rule, abstract_outputs
+from funcgrad.programs.flow import evaluate
+from funcgrad.rules.rule import Rule
 
 
 class InPlace(Rule):
@@ -38,11 +37,7 @@ class LinearCall(Rule):
     def record(self, tape, primitive, primals, tracers, params, linear):
         first = params["num_callee_consts"] + params["num_res"]
         tracers = [None if i < first else t for i, t in enumerate(tracers)]
-        if linear:
-            outs = [Zero(aval) for aval in abstract_outputs(primitive, primals, params)]
-        else:
-            with set_current_trace(tape.parent):
-                outs = primitive.bind(*primals, **params)
+        outs = tape.evaluate(primitive, primals, params, linear)
         active = [t is not None for t in tracers[first:]]
         return tape.emit(self, primitive, params, active, tuple(primals[:first]), tracers, outs)
 
@@ -79,11 +74,7 @@ class LinearSolve(Rule):
     def record(self, tape, primitive, primals, tracers, params, linear):
         lengths, jaxprs = params["const_lengths"], params["jaxprs"]
         first, count = lengths.matvec, len(jaxprs.matvec.out_avals)
-        if linear:
-            outs = [Zero(aval) for aval in abstract_outputs(primitive, primals, params)]
-        else:
-            with set_current_trace(tape.parent):
-                outs = primitive.bind(*primals, **params)
+        outs = tape.evaluate(primitive, primals, params, linear)
         start = sum(lengths)
         wanted = [t if i < first or i >= start else None for i, t in enumerate(tracers)]
         active = tuple([t is not None for t in wanted[:first]])

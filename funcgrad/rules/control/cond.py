@@ -13,12 +13,12 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, set_current_trace
-from funcgrad.engine.program import evaluate
 from funcgrad.engine.split import Activity, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero
+from funcgrad.programs.flow import evaluate
 from funcgrad.rules.control.residuals import split_lean
-from funcgrad.rules.table import Rule
+from funcgrad.rules.rule import Rule
 
 
 class Cond(Rule):

@@ -15,7 +15,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, add_jaxvals_p, jit_p
-from funcgrad.engine.program import Flow, slice_program
+from funcgrad.programs.flow import Flow, slice_program
 from funcgrad.rules.control.in_place import in_place
 from funcgrad.rules.control.residuals import size
 from funcgrad.rules.control.saving import inline_jits

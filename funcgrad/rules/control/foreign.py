@@ -14,9 +14,10 @@ import jax
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.engine.tape import follow
+from funcgrad.engine.tape import abstract_outputs
 from funcgrad.engine.zero import Zero
-from funcgrad.rules.table import Rule, abstract_outputs
+from funcgrad.rules.control.custom import follow, tangent, with_tangent
+from funcgrad.rules.rule import Rule
 
 PASS_ONE = "Pass a rule for it: rules=fg.rules.default.override({primitive: rule})."
 
@@ -31,7 +32,7 @@ class Foreign(Rule):
         if linear:
             return self.record_linear(tape, primitive, primals, tracers, params)
         tangents = [
-            _jax.JaxZero(_jax.typeof(x).to_tangent_aval()) if t is None else tape.tangent(x, t, False)
+            _jax.JaxZero(_jax.typeof(x).to_tangent_aval()) if t is None else tangent(tape, x, t, False)
             for x, t in zip(primals, tracers, strict=True)
         ]
         if primitive in _jax.foreign_linearizations:
@@ -50,7 +51,7 @@ class Foreign(Rule):
                 f"'{primitive}' computes values and tangents in one operation, so it can be used in forward mode "
                 f"only. {PASS_ONE}"
             )
-        outs = [tape.with_tangent(x, t) for x, t in zip(outs, tangents_out, strict=True)]
+        outs = [with_tangent(tape, x, t) for x, t in zip(outs, tangents_out, strict=True)]
         return outs if primitive.multiple_results else outs[0]
 
     def linearize(self, tape, primitive, primals, tangents, params):

@@ -24,7 +24,7 @@ from jax.core import ShapedArray
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, add_jaxvals_p, jit_p
-from funcgrad.engine.program import Flow
+from funcgrad.programs.flow import Flow
 from funcgrad.rules.control.saving import inline_jits
 
 READS = {lax.gather_p, lax.dynamic_slice_p, lax.slice_p}

@@ -7,7 +7,6 @@ one compiled kernel, as the whole function is without differentiation.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,10 +15,10 @@ import jax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr
-from funcgrad.engine.program import evaluate, with_outputs
 from funcgrad.engine.split import Activity, emit_halves, split
 from funcgrad.engine.tape import Node, is_differentiable
-from funcgrad.rules.table import Plan
+from funcgrad.programs.flow import evaluate, with_outputs
+from funcgrad.rules.rule import Formula
 
 
 class Half:
@@ -48,43 +47,35 @@ class Inlined:
         halves = self.halves = split(jaxpr, activity, rules, inlined=True)
         self.known = [a is not Activity.TANGENT for a in activity]
         self.forward = Half(halves.forward)
-        #: Which cotangents of active inputs are asked for.
-        self.wanted = tuple([True for a in halves.active_in if a])
+        self.all_wanted = tuple([True for a in halves.active_in if a])
         self.backwards: dict[tuple, tuple[Half, list[bool]]] = {}
-        self.parts: dict[tuple[bool, ...], Inlined] = {}
         avals, active = [*halves.in_avals, *halves.out_avals], [*halves.active_in, *halves.out_active]
         self.carries_all = all(is_differentiable(aval) for aval, a in zip(avals, active, strict=True) if a)
         rules_used = halves.rules_used()
-        self.compiles = all(self.known) and all(isinstance(rule, Plan) and rule.fuses for rule in rules_used)
+        self.compiles = all(self.known) and all(isinstance(rule, Formula) and rule.fuses for rule in rules_used)
 
-    def record(self, tape, primitive, primals, tracers, params) -> list[Any]:
+    def record(self, rule, tape, primitive, primals, tracers, params) -> list[Any]:
         values = [x for x, known in zip(primals, self.known, strict=True) if known]
         results = self.forward(tape.parent, values, params)
-        return emit_halves(tape, self, primitive, params, self.halves, values, results, tracers)
+        return emit_halves(tape, rule, primitive, params, self.halves, values, results, tracers, static=self)
 
     def pullback(self, node: Node, cts: Sequence[Any]) -> list[Any]:
+        wanted = node.wanted or self.all_wanted
         types = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])
-        half, mask = self.backwards.get(types) or self.backward(types, node.residuals)
+        half, mask = self.backwards.get((types, wanted)) or self.backward(types, wanted, node.residuals)
         given = [ct for ct in cts if ct is not None]
         results = iter(half(_jax.current_trace(), [*node.residuals, *given], node.params))
         return [next(results) if nonzero else None for nonzero in mask]
 
-    def backward(self, types: tuple, residuals: Sequence[Any]) -> tuple[Half, list[bool]]:
+    def backward(self, types: tuple, wanted: tuple[bool, ...], residuals: Sequence[Any]) -> tuple[Half, list[bool]]:
         """The backward half for cotangents of the very types ``types``, None where one is zero."""
         program, mask = self.halves.backward(list(map(_jax.typeof, residuals)), types)
-        if not all(self.wanted):
-            kept = [want for want, nonzero in zip(self.wanted, mask, strict=True) if nonzero]
+        if not all(wanted):
+            kept = [want for want, nonzero in zip(wanted, mask, strict=True) if nonzero]
             outvars = [v for v, keep in zip(program.jaxpr.outvars, kept, strict=True) if keep]
             program = _jax.without_dead_code(with_outputs(program, outvars))
-            mask = [want and nonzero for want, nonzero in zip(self.wanted, mask, strict=True)]
-        known = self.backwards[types] = Half(program), mask
-        return known
-
-    def narrowed(self, wanted: tuple[bool, ...]) -> Inlined:
-        known = self.parts.get(wanted)
-        if known is None:
-            known = self.parts[wanted] = copy.copy(self)
-            known.wanted, known.backwards, known.parts = wanted, {}, {}
+            mask = [want and nonzero for want, nonzero in zip(wanted, mask, strict=True)]
+        known = self.backwards[types, wanted] = Half(program), mask
         return known
 
 

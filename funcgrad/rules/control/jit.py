@@ -8,10 +8,11 @@ from typing import Any
 from funcgrad import _jax
 from funcgrad._jax import jit_p, set_current_trace
 from funcgrad.engine.split import Activity, activity_of, emit_halves, run, split, typed_cotangents
-from funcgrad.rules.control.inlined import halves_for
+from funcgrad.rules.control.inlined import Inlined, halves_for
 from funcgrad.rules.control.residuals import split_lean
-from funcgrad.rules.recognition import is_call
-from funcgrad.rules.table import Rule
+from funcgrad.rules.functions.recognition import is_call
+from funcgrad.rules.rule import Rule
+from funcgrad.rules.table import RuleTable
 
 PER_INPUT = ("in_shardings", "in_layouts", "donated_invars")
 PER_OUTPUT = ("out_shardings", "out_layouts")
@@ -29,7 +30,7 @@ class Jit(Rule):
         if _jax.jit_inlines(params):
             halves = halves_for(tape, jaxpr, primals, tuple(map(activity_of, primals, tracers)))
             if halves is not None:
-                return halves.record(tape, primitive, primals, tracers, params)
+                return halves.record(self, tape, primitive, primals, tracers, params)
             args = [x if t is None else t for x, t in zip(primals, tracers, strict=True)]
             return run(tape, jaxpr, args, inlined=True)
         return self.record_halves(tape, tape.rules, primitive, primals, tracers, params)
@@ -55,6 +56,8 @@ class Jit(Rule):
 
     def pullback(self, node, cts):
         halves, params = node.static, node.params
+        if type(halves) is Inlined:
+            return halves.pullback(node, cts)
         cts, ct_avals = typed_cotangents(cts, halves.ct_avals)
         backward, mask = halves.backward(list(map(_jax.typeof, node.residuals)), ct_avals)
         nonzero = [ct is not None for ct in cts]
@@ -98,8 +101,11 @@ class Inside(Jit):
         """``table`` as it is inside the function."""
         known = self.tables.get(table)
         if known is None:
-            known = self.tables[table] = type(table)({**table, **self.rules}, table.fallback)
+            known = self.tables[table] = RuleTable({**table, **self.rules}, table.fallback, table.keeps_source)
         return known
+
+    def map(self, wrap):
+        return Inside({key: wrap(rule.map(wrap)) for key, rule in self.rules.items()})
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         return self.record_halves(tape, self.within(tape.rules), primitive, primals, tracers, params)

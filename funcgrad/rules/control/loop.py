@@ -27,13 +27,13 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, set_current_trace
-from funcgrad.engine.program import evaluate, fixpoint
 from funcgrad.engine.recording import accumulate
 from funcgrad.engine.split import Activity, split, typed_cotangents
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero
-from funcgrad.rules.refs import bind_with_contents
-from funcgrad.rules.table import Rule
+from funcgrad.programs.flow import evaluate, fixpoint
+from funcgrad.rules.control.refs import bind_with_contents
+from funcgrad.rules.rule import Rule
 
 #: States that a loop keeps for its way back, unless a table says otherwise.
 DEFAULT_SLOTS = 64

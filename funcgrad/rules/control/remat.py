@@ -14,12 +14,12 @@ import jax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, remat_p, set_current_trace
-from funcgrad.engine.program import evaluate, read_outside, slice_program
 from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero
+from funcgrad.programs.flow import evaluate, read_outside, slice_program
 from funcgrad.rules.control.saving import Saved, expose, inline_jits, round_saved
-from funcgrad.rules.table import Rule
+from funcgrad.rules.rule import Rule
 
 
 class Remat(Rule):

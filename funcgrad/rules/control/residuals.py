@@ -18,8 +18,8 @@ from jax.core import ShapedArray
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, jit_p, name_p
-from funcgrad.engine.program import slice_program, with_outputs
 from funcgrad.engine.split import Activity, Split, source_of, split
+from funcgrad.programs.flow import slice_program, with_outputs
 from funcgrad.rules.control.saving import inline_jits
 
 #: What moves, converts or selects: computed again for nothing, as part of whatever uses it.

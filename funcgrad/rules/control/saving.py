@@ -16,7 +16,7 @@ from jax.core import ShapedArray
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, jit_p, name_p, new_jaxpr_eqn
-from funcgrad.engine.program import evaluate, slice_program, with_outputs
+from funcgrad.programs.flow import evaluate, slice_program, with_outputs
 
 
 class Saved:

@@ -14,17 +14,17 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, set_current_trace
-from funcgrad.engine.program import evaluate, fixpoint, independent_of, slice_program, with_outputs
 from funcgrad.engine.recording import accumulate
 from funcgrad.engine.split import Activity, Split, split, typed_cotangents, written_refs
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.engine.zero import Zero
+from funcgrad.programs.flow import evaluate, fixpoint, independent_of, slice_program, with_outputs
 from funcgrad.rules.control.ahead import over_steps, split_ahead
 from funcgrad.rules.control.deferred import defer
 from funcgrad.rules.control.in_place import in_place
 from funcgrad.rules.control.residuals import lean, size
 from funcgrad.rules.control.turned import turned
-from funcgrad.rules.table import Rule
+from funcgrad.rules.rule import Rule
 
 
 class Scan(Rule):

@@ -17,16 +17,18 @@ from funcgrad.engine.recording import Recording
 from funcgrad.engine.split import source_of
 from funcgrad.engine.tape import Tape, is_differentiable
 from funcgrad.engine.zero import Zero
-from funcgrad.rules.table import Rule
+from funcgrad.rules.rule import Rule
 
 
 class ShardMap(Rule):
     formula = "the backward half of the body, on every device"
     saved = ("residuals",)
+    #: The body may close over what is differentiated.
+    always = True
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         primals = tape.values(primals)
-        fun, in_specs = params["fun"], params["in_specs"]
+        (fun,), in_specs = params["subfuns"], params["in_specs"]
         shared = {name: params[name] for name in ("mesh", "check_vma", "newly_manual_axes")}
         shared["debug_info"] = params["debug_info"].with_unknown_names()
         refs = [i for i, t in enumerate(tracers) if t is not None and _jax.is_ref(t.aval)]

@@ -15,7 +15,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var
-from funcgrad.engine.program import Flow
+from funcgrad.programs.flow import Flow
 from funcgrad.rules.control.residuals import size
 
 ROWS = range(2, 17)

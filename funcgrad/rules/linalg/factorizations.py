@@ -23,7 +23,7 @@ from funcgrad.rules.linalg.matrices import (
     upper,
 )  # fmt: skip
 from funcgrad.rules.numbers import const, full_like
-from funcgrad.rules.table import formula, joint
+from funcgrad.rules.rule import formula, joint
 
 # Cholesky: x = l lᴴ.
 

@@ -6,7 +6,7 @@ from jax import lax
 
 from funcgrad.rules.linalg.matrices import conj, lower, matmul, transpose, upper
 from funcgrad.rules.numbers import const
-from funcgrad.rules.table import Rule, formula, joint, no_derivative
+from funcgrad.rules.rule import Rule, formula, joint, no_derivative
 
 triangular_solve_p = lax.linalg.triangular_solve_p
 tridiagonal_solve_p = lax.linalg.tridiagonal_solve_p

@@ -24,7 +24,7 @@ from funcgrad.rules.linalg.matrices import (
     total,
 )  # fmt: skip
 from funcgrad.rules.numbers import full_like, is_complex, nonzero
-from funcgrad.rules.table import Rule, joint
+from funcgrad.rules.rule import Rule, joint
 
 
 class Decomposition(Rule):

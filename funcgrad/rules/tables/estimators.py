@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funcgrad.engine.tape import TapeTracer
 from funcgrad.rules import elementwise
-from funcgrad.rules.table import Rule, broadcasting, formula, unbroadcast
+from funcgrad.rules.plan import unbroadcast
+from funcgrad.rules.rule import Rule, broadcasting, formula
 
 
-class Step(Rule):
+class Jump(Rule):
     """A comparison whose output has a slot, though it is a bool."""
 
     formula = "x: ct; y: -ct"
@@ -27,10 +27,7 @@ class Step(Rule):
     def record(self, tape, primitive, primals, tracers, params, linear):
         out = tape.parent.process_primitive(primitive, tape.values(primals), params)
         static = tuple([t is not None for t in tracers])
-        tape.emit(self, primitive, params, static, (), tracers, out)
-        slot = tape.nodes[-1].outs[0] = tape.slots
-        tape.slots += 1
-        return TapeTracer(tape, out, slot)
+        return tape.emit(self, primitive, params, static, (), tracers, out, carries=True)
 
     def pullback(self, node, cts):
         (ct,) = cts
@@ -47,7 +44,7 @@ def convert_back(ct, x_aval):
 
 
 identity = formula(lambda ct: ct)
-rises, falls = Step(True), Step(False)
+rises, falls = Jump(True), Jump(False)
 
 rules = {
     **dict.fromkeys([lax.round_p, lax.floor_p, lax.ceil_p, lax.sign_p], identity),

@@ -15,7 +15,7 @@ from funcgrad import _jax
 from funcgrad.rules import elementwise, reductions, special
 from funcgrad.rules.numbers import const, full_like, is_complex
 from funcgrad.rules.ordering import IN_BOUNDS, Sort, put
-from funcgrad.rules.table import broadcasting, formula
+from funcgrad.rules.rule import broadcasting, formula
 
 mul, div, square = lax.mul, lax.div, lax.square
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from jax import lax, nn
 
 from funcgrad.rules.numbers import const, full_like
-from funcgrad.rules.table import formula
+from funcgrad.rules.rule import formula
 
 
 def positive(x):

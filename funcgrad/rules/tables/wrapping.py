@@ -30,10 +30,12 @@ from funcgrad.rules import (
     special,
     windows,
 )
-from funcgrad.rules.functions import entry
+from funcgrad.rules.control.rewriting import Recompute, Rewrite
+from funcgrad.rules.functions.rules import entry
 from funcgrad.rules.numbers import full_like, is_complex
-from funcgrad.rules.rewriting import Recompute, Rewrite
-from funcgrad.rules.table import Formula, Rule, RuleTable, Signature
+from funcgrad.rules.rule import Formula, Rule, Wrapped
+from funcgrad.rules.signature import Signature
+from funcgrad.rules.table import RuleTable
 
 #: What of a bfloat16 backward pass is computed in it. Factorizations and special functions need more digits.
 HALVED = (
@@ -42,35 +44,8 @@ HALVED = (
 )  # fmt: skip
 
 
-class Around(Rule):
-    """A rule with another one around it, which is asked for the pullback of every node that the rule records."""
-
-    def __init__(self, rule: Rule, pull: Callable[[Any, Any, Sequence[Any]], Sequence[Any]]):
-        self.rule, self.pull = rule, pull
-
-    def record(self, tape, primitive, primals, tracers, params, linear):
-        before = len(tape.nodes)
-        outs = self.rule.record(tape, primitive, primals, tracers, params, linear)
-        for node in tape.nodes[before:]:
-            node.rule = Through(node.rule, self.pull)
-        return outs
-
-
-class Through:
-    """The pullback of a node, called by another one."""
-
-    def __init__(self, rule: Any, pull: Callable):
-        self.rule, self.pull = rule, pull
-
-    def pullback(self, node, cts):
-        return self.pull(self.rule, node, cts)
-
-    def narrowed(self, wanted: tuple[bool, ...]) -> Through:
-        return Through(self.rule.narrowed(wanted), self.pull)
-
-
 def with_rules(table: RuleTable, rules: Mapping[Any, Rule]) -> RuleTable:
-    return RuleTable({**table, **rules}, table.fallback)
+    return RuleTable({**table, **rules}, table.fallback, table.keeps_source)
 
 
 def rules_of(table: RuleTable, families: Sequence[ModuleType]) -> dict[Any, Rule]:
@@ -84,7 +59,7 @@ def on_cotangents(table: RuleTable, changes: Mapping[Any, Callable[[Any], Any]])
         def pull(inner, node, cts):
             return [None if ct is None else change(ct) for ct in inner.pullback(node, cts)]
 
-        return Around(rule, pull)
+        return Wrapped(rule, pull=pull)
 
     keys = {key: entry(key, identity)[0] for key in changes}
     missing = [str(key) for key in changes if keys[key] not in table]
@@ -231,7 +206,7 @@ def in_bfloat16(table: RuleTable) -> RuleTable:
     rules = rules_of(table, HALVED)
     # Rules by way of other operations use the table for those.
     single = {key: rule for key, rule in rules.items() if not isinstance(rule, Rewrite | Recompute)}
-    return with_rules(table, {key: Around(rule, pull_in_bfloat16) for key, rule in single.items()})
+    return with_rules(table, {key: Wrapped(rule, pull=pull_in_bfloat16) for key, rule in single.items()})
 
 
 def pull_in_bfloat16(rule: Any, node: Any, cts: Sequence[Any]) -> Sequence[Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 import funcgrad as fg
-from funcgrad.engine.program import evaluate
+from funcgrad.programs.flow import evaluate
 from funcgrad.rules.control.residuals import keep, size
 from tests.agreement import assert_agrees, assert_same, quick_jit
 

@@ -18,7 +18,7 @@ import jax
 from funcgrad import _jax
 from funcgrad._jax import jit_p
 from funcgrad.rules.numbers import summed_to
-from funcgrad.rules.table import Signature, describe
+from funcgrad.rules.signature import Signature, describe
 
 Parameter = inspect.Parameter
 

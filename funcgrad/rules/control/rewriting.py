@@ -7,7 +7,8 @@ from collections.abc import Callable
 from funcgrad._jax import set_current_trace, take_current_trace
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Tape
-from funcgrad.rules.table import Rule, check_linear, evaluate
+from funcgrad.rules.plan import check_linear
+from funcgrad.rules.rule import Rule
 
 
 class Rewrite(Rule):
@@ -34,7 +35,7 @@ class Recompute(Rule):
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         check_linear(primitive, primals)
-        outs = evaluate(tape, primitive, primals, params, linear)
+        outs = tape.evaluate(primitive, primals, params, linear)
         static = (tape.rules, [t is not None for t in tracers])
         return tape.emit(self, primitive, params, static, tuple(primals), tracers, outs)
 

@@ -22,15 +22,7 @@ from funcgrad._jax import set_current_trace, take_current_trace
 from funcgrad.engine.recording import Recording, accumulate
 from funcgrad.engine.tape import Tape, is_differentiable, typeof_or_zero
 from funcgrad.engine.zero import Zero, instantiate
-from funcgrad.rules.table import Rule, abstract_outputs
-
-
-def run(tape: Tape, primitive, primals, params, linear: bool) -> Any:
-    """The outputs in the parent trace; along tangents, the zeros of their types."""
-    if not linear:
-        return primitive.bind_with_trace(tape.parent, primals, [_jax.typeof(x) for x in primals], params)
-    outs = [Zero(aval) for aval in abstract_outputs(primitive, primals, params)]
-    return outs if primitive.multiple_results else outs[0]
+from funcgrad.rules.rule import Rule
 
 
 def inactive(outs: Any) -> Any:
@@ -44,7 +36,7 @@ class New(Rule):
     always = True
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        ref = run(tape, primitive, primals, params, linear)
+        ref = tape.evaluate(primitive, primals, params, linear)
         if not is_differentiable(ref) or _jax.never_differentiated(typeof_or_zero(ref)):
             return ref
         if not any(t is not None for t in tracers):
@@ -64,14 +56,14 @@ class Access(Rule):
     def record(self, tape, primitive, primals, tracers, params, linear):
         first, aval = 1 + self.operands, typeof_or_zero(primals[0])
         if _jax.never_differentiated(aval):
-            return inactive(run(tape, primitive, primals, params, linear))
+            return inactive(tape.evaluate(primitive, primals, params, linear))
         if tracers[0] is None:
             raise ValueError(
                 f"'{primitive}' stores a value that depends on what is differentiated in a reference of type "
                 f"{aval.str_short()} that does not. Move the array reference to be an argument of the differentiated "
                 "function, or make it there."
             )
-        outs = run(tape, primitive, primals, params, linear)
+        outs = tape.evaluate(primitive, primals, params, linear)
         out_aval = None if primitive.multiple_results else typeof_or_zero(outs)
         static = (tape.rules, out_aval, [t is not None for t in tracers[1:first]])
         index = tuple(primals[first:])
@@ -117,7 +109,7 @@ class AddUpdate(Access):
     def record(self, tape, primitive, primals, tracers, params, linear):
         if tracers[0] is not None and tracers[1] is None:
             # The derivative does not depend on a constant that is added.
-            return run(tape, primitive, primals, params, linear)
+            return tape.evaluate(primitive, primals, params, linear)
         return super().record(tape, primitive, primals, tracers, params, linear)
 
     def pullback(self, node, cts):
@@ -144,7 +136,7 @@ class Freeze(Rule):
     formula = "ref_ct = ct"
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        out = run(tape, primitive, primals, params, linear)
+        out = tape.evaluate(primitive, primals, params, linear)
         if _jax.never_differentiated(typeof_or_zero(primals[0])):
             return inactive(out)
         return tape.emit(self, primitive, params, None, (), tracers, out)
@@ -157,7 +149,7 @@ class Free(Rule):
     formula = "no derivative"
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        return run(tape, primitive, primals, params, linear)
+        return tape.evaluate(primitive, primals, params, linear)
 
 
 def bind_with_contents(tape: Tape, primitive, primals, tracers, params, used: set[int], written: set[int]) -> Any:

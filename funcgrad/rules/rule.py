@@ -1,0 +1,192 @@
+"""Rules: how a primitive is recorded, and how its cotangents are pulled back.
+
+``formula(wrt_x, wrt_y, ...)`` has one function per operand, ``joint(fun)`` one for all of them. What their parameter
+names mean is told in ``funcgrad.rules.signature``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from funcgrad.engine.tape import Node, Tape
+from funcgrad.rules.plan import Plan, Saver, check_linear
+from funcgrad.rules.signature import TAKE, TAKE_ALL, Signature, parameter_names
+
+
+class Rule:
+    """How a primitive is recorded, and how its cotangents are pulled back.
+
+    ``record`` is given the operands' values ``primals`` and their ``tracers``, None for one that is not active; it runs
+    the primitive in the tape's parent trace, and emits a node of the rule itself, which is asked for the ``pullback``.
+    Where it is ``linear``, active operands are tangents: symbolic zeros. Cotangents have their operands' shapes and
+    dtypes; None stands for zero. Those that ``node.wanted`` does not ask for may be left out.
+
+    >>> import jax
+    >>> import funcgrad as fg
+    >>> class Halved(fg.rules.Rule):
+    ...     def record(self, tape, primitive, primals, tracers, params, linear):
+    ...         out = tape.evaluate(primitive, primals, params, linear)
+    ...         return tape.emit(self, primitive, params, None, (), tracers, out)
+    ...     def pullback(self, node, cts):
+    ...         return [cts[0] / 2]
+    >>> rules = fg.rules.default.override({jax.lax.neg_p: Halved()})
+    >>> print(fg.grad(jax.lax.neg, rules=rules)(3.0))
+    0.5
+    """
+
+    #: Record even where no operand is active (references are written to whatever is active).
+    always = False
+    #: For a rule that is more than functions of cotangent and residuals: in words, what it does and what it saves.
+    formula: str = ""
+    saved: tuple[str, ...] = ()
+
+    def record(self, tape: Tape, primitive, primals, tracers, params, linear: bool) -> Any:
+        raise NotImplementedError
+
+    def pullback(self, node: Node, cts: Sequence[Any]) -> Sequence[Any]:
+        """Cotangents for ``node.parents``, given one (or None) for each output."""
+        raise NotImplementedError
+
+    def map(self, wrap: Callable[[Rule], Rule]) -> Rule:
+        """This rule, with the rules that it has itself for other operations wrapped."""
+        return self
+
+
+class Formula(Rule):
+    """One function per operand; None for an operand without derivative."""
+
+    def __init__(
+        self,
+        functions: Sequence[Callable | None],
+        derived: Mapping[str, Callable],
+        broadcasts: bool,
+        fuses: bool = True,
+    ):
+        #: Whether it may be compiled for eager use: a user's own formula may look at values.
+        self.fuses = fuses
+        self.derived = {name: Signature.read(f, list(TAKE)) for name, f in derived.items()}
+        known = [*TAKE, *derived]
+        self.signatures = tuple([None if f is None else Signature.read(f, known, ("ct",)) for f in functions])
+        self.broadcasts = broadcasts
+        self.plans: dict[tuple[bool, ...], Plan | None] = {}
+
+    def plan(self, active: tuple[bool, ...]) -> Plan | None:
+        """The plan for the active operands; None where none of them has a derivative."""
+        plan = Plan(self.signatures, self.derived, active, self.broadcasts, self.fuses)
+        known = self.plans[active] = plan if any(call is not None for call in plan.calls) else None
+        return known
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        active = tuple([t is not None for t in tracers])
+        try:
+            plan = self.plans[active]
+        except KeyError:
+            plan = self.plan(active)
+        if plan is None:
+            return tape.parent.process_primitive(primitive, tape.values(primals), params)
+        out = tape.evaluate(primitive, primals, params, linear)
+        residuals = tuple([save(tape, primitive, primals, out, params) for save in plan.savers])
+        if linear:
+            check_linear(primitive, residuals)
+        return tape.emit(self, primitive, params, plan, residuals, tracers, out)
+
+    def pullback(self, node, cts):
+        return node.static.pullback(node, cts)
+
+
+class Joint(Rule):
+    """One function for all operands."""
+
+    def __init__(self, function: Callable, derived: Mapping[str, Callable]):
+        self.derived = {name: Signature.read(f, list(TAKE_ALL)) for name, f in derived.items()}
+        self.signature = Signature.read(function, [*TAKE_ALL, *derived, "active"], ("ct", "cts"))
+        self.wants_active = "active" in self.signature.names
+        self.names = tuple([name for name in self.signature.names if name != "active"])
+        self.savers = [Saver(name, self.derived, TAKE_ALL) for name in self.names]
+        self.single = parameter_names(function)[0][0] == "ct"
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        out = tape.evaluate(primitive, primals, params, linear)
+        # A residual may be a group (all operands); the node holds them in one row.
+        spans: list[int | None] = []
+        residuals: list[Any] = []
+        for save in self.savers:
+            value = save(tape, primitive, primals, out, params)
+            grouped = type(value) is tuple
+            spans.append(len(value) if grouped else None)
+            residuals.extend(value if grouped else (value,))
+        if linear:
+            check_linear(primitive, residuals)
+        static = (spans, tuple([t is not None for t in tracers]))
+        return tape.emit(self, primitive, params, static, tuple(residuals), tracers, out)
+
+    def pullback(self, node, cts):
+        spans, active = node.static
+        saved, start = {}, 0
+        for name, span in zip(self.names, spans, strict=True):
+            stop = start + (1 if span is None else span)
+            saved[name] = node.residuals[start] if span is None else node.residuals[start:stop]
+            start = stop
+        saved["active"] = active
+        ct = cts[0] if self.single else cts
+        pulled = self.signature(ct, *[saved[name] for name in self.signature.names], params=node.params)
+        return [x_ct for x_ct, is_active in zip(pulled, active, strict=True) if is_active]
+
+
+class Wrapped(Rule):
+    """A rule with an observer around it.
+
+    ``record(rule, tape, primitive, primals, tracers, params, linear)`` takes the place of ``rule.record`` and
+    ``pull(rule, node, cts)`` that of ``rule.pullback``, for every node that the rule records.
+    """
+
+    def __init__(
+        self, rule: Rule, record: Callable | None = None, pull: Callable | None = None, always: bool | None = None
+    ):
+        self.rule, self.around_record, self.around_pull = rule, record, pull
+        self.always = rule.always if always is None else always
+        self.formula, self.saved = rule.formula, rule.saved
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        first = len(tape.nodes)
+        if self.around_record is None:
+            outs = self.rule.record(tape, primitive, primals, tracers, params, linear)
+        else:
+            outs = self.around_record(self.rule, tape, primitive, primals, tracers, params, linear)
+        for node in tape.nodes[first:]:
+            # A rule may record by way of other rules of the table, which are wrapped already.
+            if node.rule is self.rule:
+                node.rule = self
+            elif type(node.rule) is not Wrapped or node.rule.around_pull is not self.around_pull:
+                node.rule = Wrapped(node.rule, self.around_record, self.around_pull)
+        return outs
+
+    def pullback(self, node, cts):
+        return self.rule.pullback(node, cts) if self.around_pull is None else self.around_pull(self.rule, node, cts)
+
+
+def bare(rule: Any) -> Any:
+    """A rule without what only looks on while it records."""
+    while type(rule) is Wrapped and rule.around_pull is None:
+        rule = rule.rule
+    return rule
+
+
+def formula(*functions: Callable | None, **derived: Callable) -> Formula:
+    """A rule of one function per operand. ``derived`` names what is computed on the way forward to be saved."""
+    return Formula(functions, derived, broadcasts=False)
+
+
+def broadcasting(*functions: Callable | None, **derived: Callable) -> Formula:
+    """A rule of one function per operand, for a primitive that broadcasts its operands against each other."""
+    return Formula(functions, derived, broadcasts=True)
+
+
+def joint(function: Callable, **derived: Callable) -> Joint:
+    """A rule of one function for all operands."""
+    return Joint(function, derived)
+
+
+#: The rule of a primitive whose outputs have no derivative.
+no_derivative = formula()

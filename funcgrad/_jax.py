@@ -364,6 +364,13 @@ def scan_layout(params) -> tuple[int, int]:
     return len(consts), len(carry)
 
 
+@functools.cache
+def empty_scan() -> dict[str, Any]:
+    """The parameters of some scan."""
+    (equation,) = jax.make_jaxpr(lambda: jax.lax.scan(lambda c, _: (c, None), 0.0, None, length=1))().eqns
+    return equation.params
+
+
 def scan_params(params, body, num_consts: int, num_carry: int) -> dict[str, Any]:
     """The parameters of a scan with another body, of so many constants and carries."""
     new = {**params, "jaxpr": body}
@@ -419,9 +426,8 @@ def transfers(decision):
     return (lambda x: jax.device_put(x, there)), (lambda x: jax.device_put(x, back))
 
 
-@weakref_lru_cache
 def close(jaxpr):
-    """A closed jaxpr of a jaxpr without constants, always the same one."""
+    """A closed jaxpr of a jaxpr without constants."""
     return ClosedJaxpr(jaxpr, ())
 
 

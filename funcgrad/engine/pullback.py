@@ -173,7 +173,7 @@ def pull_back(
     ``contents`` pairs slots with cotangents of what references among the arguments hold in the end.
     """
     if unwanted:
-        recording = recording.without(unwanted)
+        recording, _ = recording.towards(slot for slot in sig.in_slots if slot is not None and slot not in unwanted)
     cts = recording.pull([*zip(sig.out_slots, check_cotangent(ct, sig), strict=True), *contents])
     pulled: list[Any] = []
     for slot, aval in zip(sig.in_slots, sig.in_avals, strict=True):

@@ -63,16 +63,15 @@ class Recording:
                         cts[slot] = ct if known is None else _jax.add_cotangents(known, ct)
         return cts
 
-    def without(self, slots: Iterable[int]) -> Recording:
-        """What remains to be done where nobody asks for the cotangents of the inputs in ``slots``."""
-        unwanted, nodes = set(slots), []
+    def towards(self, wanted: Iterable[int]) -> tuple[Recording, set[int]]:
+        """What is to be done for the cotangents in the slots ``wanted`` of inputs, and all slots it goes through."""
+        needed, nodes = set(wanted), []
         for node in self.nodes:
-            wanted = tuple([slot not in unwanted for slot in node.parents])
-            if any(wanted):
-                nodes.append(node if all(wanted) else node.with_wanted(wanted))
-            else:
-                unwanted.update(slot for slot in node.outs if slot is not None)
-        return Recording(nodes, self.slots, self.scope)
+            asked = tuple([slot in needed for slot in node.parents])
+            if any(asked):
+                nodes.append(node if all(asked) else node.with_wanted(asked))
+                needed.update(slot for slot in node.outs if slot is not None)
+        return Recording(nodes, self.slots, self.scope), needed
 
     def flatten(self, is_leaf: Callable[[Any], bool]) -> tuple[list[Any], Recording]:
         """The residuals that are leaves, each once, and the recording with their places in them."""

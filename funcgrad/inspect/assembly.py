@@ -18,7 +18,7 @@ from funcgrad.inspect.cuts import Cut
 from funcgrad.inspect.flags import find_flags
 from funcgrad.inspect.formulas import aliases, formula_text
 from funcgrad.inspect.known_length import nbytes
-from funcgrad.inspect.opened import IntoScan, Note, Observation, Path, noted, opening_of
+from funcgrad.inspect.opened import Note, Observation, Path, noted, opening_of
 from funcgrad.inspect.report import (
     BackwardReport,
     BackwardStep,
@@ -32,6 +32,7 @@ from funcgrad.inspect.report import (
 )
 from funcgrad.inspect.statistics import Statistics
 from funcgrad.rules.control.custom import CustomVjp
+from funcgrad.rules.control.scan import Scan
 from funcgrad.rules.rule import Formula as FormulaRule
 from funcgrad.rules.rule import Joint, Rule, bare
 
@@ -174,12 +175,12 @@ class Assembly:
         opening = opening_of(node)
         if opening is None:
             return
-        halves, operands, outside = opening.halves(node), noted(node).operands, path[:-1]
+        halves, operands, outside = opening.inside(node), noted(node).operands, path[:-1]
         for slot, k in zip(halves.in_slots, opening.shared(node), strict=True):
             outer = None if k is None else operands[k].slot
             if slot is not None and outer is not None:
                 self.scope.setdefault((path, slot), self.scope[outside, outer])
-        if not isinstance(opening, IntoScan):
+        if not isinstance(opening, Scan):
             for slot, out in zip(halves.out_slots, node.outs, strict=True):
                 if slot is not None and out is not None:
                     self.scope.setdefault((path, slot), self.scope[outside, out])

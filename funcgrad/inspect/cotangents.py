@@ -14,10 +14,10 @@ from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Jaxpr, jit_p, name_p, remat_p, set_current_trace
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Node
-from funcgrad.inspect.opened import OPENINGS, Path, Watch, inside, noted, noting, take_notes
+from funcgrad.inspect.opened import Path, Watch, inside, noted, noting, take_notes
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
-from funcgrad.rules.control.loop import While
+from funcgrad.rules.control.carrier import Carrier
 from funcgrad.rules.rule import Rule, Wrapped
 from funcgrad.transforms import run
 
@@ -176,7 +176,7 @@ def hold(rule, tape, primitive, primals, tracers, params, linear):
 
 
 def holding(rule: Rule) -> Rule:
-    return Wrapped(rule, record=hold, always=True) if type(rule) in (*OPENINGS, While) else noting(rule)
+    return Wrapped(rule, record=hold, always=True) if isinstance(rule, Carrier) else noting(rule)
 
 
 def naming(rules: RuleTable) -> RuleTable:

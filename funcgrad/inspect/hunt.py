@@ -24,9 +24,9 @@ from jax.core import Trace
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, jit_p, remat_p, set_current_trace
 from funcgrad.engine.split import run
-from funcgrad.programs.flow import evaluate
+from funcgrad.programs.evaluation import evaluate
 from funcgrad.rules import elementwise
-from funcgrad.rules.control.loop import with_one_predicate
+from funcgrad.rules.control.while_loop import with_one_predicate
 
 #: How the name of a scope begins in which an operation is recorded and pulled back.
 NODE = "funcgrad.node."

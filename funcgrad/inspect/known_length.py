@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,8 +13,10 @@ from funcgrad import _jax
 from funcgrad._jax import set_current_trace
 from funcgrad.engine.split import Activity, Split, split
 from funcgrad.engine.tape import is_differentiable
-from funcgrad.programs.flow import evaluate
-from funcgrad.rules.control.loop import split_at, with_one_predicate
+from funcgrad.programs.evaluation import evaluate
+from funcgrad.programs.memo import memo
+from funcgrad.rules.control.body import split_at
+from funcgrad.rules.control.while_loop import with_one_predicate
 
 #: A ``while`` loop is opened up to so many iterations, and so many bytes of what they keep.
 MOST_ITERATIONS, MOST_BYTES = 10_000, 2**30
@@ -34,7 +35,7 @@ def as_scan(tape: Any, primals: Sequence[Any], tracers: Sequence[Any], params: d
     if length > MOST_ITERATIONS or length * bytes_kept(split(body, tuple(activity), tape.rules)) > MOST_BYTES:
         return None
     count = params["body_nconsts"]
-    scan = _jax.scan_params(empty_scan(), body, count, len(primals) - first - count)
+    scan = _jax.scan_params(_jax.empty_scan(), body, count, len(primals) - first - count)
     return primals[first:], tracers[first:], {**scan, "length": length}
 
 
@@ -47,7 +48,7 @@ def nbytes(aval: Any) -> int:
     return math.prod(getattr(aval, "shape", ())) * getattr(getattr(aval, "dtype", None), "itemsize", 0)
 
 
-@_jax.weakref_lru_cache
+@memo
 def count_iterations(cond: Any, body: Any, first: int, count: int) -> Callable:
     def run(*operands: Any) -> Any:
         cond_consts, consts, carry = split_at(operands, first, count)
@@ -58,10 +59,3 @@ def count_iterations(cond: Any, body: Any, first: int, count: int) -> Callable:
         return lax.while_loop(proceeds, lambda s: (evaluate(body, *consts, *s[0]), s[1] + 1), (carry, 0))[1]
 
     return jax.jit(run)
-
-
-@functools.cache
-def empty_scan() -> dict[str, Any]:
-    """The parameters of some scan."""
-    (equation,) = jax.make_jaxpr(lambda: lax.scan(lambda c, _: (c, None), 0.0, None, length=1))().eqns
-    return equation.params

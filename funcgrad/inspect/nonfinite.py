@@ -17,14 +17,14 @@ from funcgrad._jax import set_current_trace
 from funcgrad.engine.pullback import pull_back
 from funcgrad.inspect.hints import hint_for
 from funcgrad.inspect.hunt import ELEMENTWISE, NODE, Event, Hunt, as_float, is_finite, is_float
-from funcgrad.inspect.opened import OPENINGS, resolved
+from funcgrad.inspect.opened import resolved
 from funcgrad.inspect.report import type_text
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
 from funcgrad.rules.control.calls import InPlace
+from funcgrad.rules.control.carrier import Carrier
 from funcgrad.rules.control.custom import Custom, CustomVjp
 from funcgrad.rules.control.foreign import Foreign
-from funcgrad.rules.control.loop import While
 from funcgrad.rules.control.shard_map import ShardMap
 from funcgrad.rules.rule import Rule, Wrapped, bare
 from funcgrad.transforms import run, split_arguments
@@ -152,7 +152,7 @@ def find_nonfinite(
 
 _numbers = itertools.count()
 #: Rules that record more than one operation.
-PROGRAMS = (*OPENINGS, While, InPlace, ShardMap, Foreign, Custom)
+PROGRAMS = (Carrier, InPlace, ShardMap, Foreign, Custom)
 
 
 def record_in_scope(rule, tape, primitive, primals, tracers, params, linear):

@@ -17,21 +17,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax import lax
-from jax.core import AbstractValue
 
-from funcgrad import _jax
-from funcgrad.engine.recording import Recording, accumulate
-from funcgrad.engine.split import Split, typed_cotangents
+from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Node, typeof_or_zero
 from funcgrad.inspect.known_length import as_scan
-from funcgrad.programs.flow import evaluate
-from funcgrad.rules.control.cond import Cond
-from funcgrad.rules.control.jit import Inside, Jit
-from funcgrad.rules.control.loop import While
-from funcgrad.rules.control.remat import Remat
-from funcgrad.rules.control.scan import Scan, ScanHalves, carried
+from funcgrad.programs.memo import kept
+from funcgrad.rules.control.carrier import Carrier, typed_cotangents
+from funcgrad.rules.control.scan import Backward, Scan, ScanHalves
+from funcgrad.rules.control.while_loop import While
 from funcgrad.rules.rule import Rule, Wrapped, bare
 from funcgrad.rules.table import RuleTable
 
@@ -151,7 +145,7 @@ class Watch:
         if opening is None or not any(self.wants(inner) for _, inner in inside(node)):
             pulled = rule.pullback(node, cts)
         else:
-            pulled = opening.pull(node, cts, self, path)
+            pulled = pull_inside(opening, node, cts, self, path)
         if self.wants(node):
             self.see(path, node, self.observe(cts, pulled))
         return pulled
@@ -160,176 +154,50 @@ class Watch:
 # How the programs in nodes are opened.
 
 
-class Opening:
-    """How the node of a rule is opened: its halves, and its pullback, watched.
+def opening_of(node: Node) -> Carrier | None:
+    """The carrier that opens a node, None if there is nothing inside, or nothing that can be looked into."""
+    rule = bare(node.rule)
+    halves = rule.inside(node) if isinstance(rule, Carrier) else None
+    return None if halves is None or halves.refs else rule
 
-    ``shared`` says which operand of the node each input of the program inside is, None where it is none of them.
-    """
 
-    def halves(self, node: Node) -> Split:
-        raise NotImplementedError
-
-    def shared(self, node: Node) -> Sequence[int | None]:
-        return range(len(self.halves(node).in_avals))
-
-    def kept(self, node: Node) -> Sequence[Any]:
-        """The residuals of the program inside, among those of the node."""
-        return node.residuals
-
-    def needed(self, node: Node) -> Sequence[Any]:
-        """The residuals of the program inside, those computed again too."""
-        return self.kept(node)
-
-    def pull(self, node: Node, cts: Sequence[Any], watch: Watch, path: Path) -> Sequence[Any]:
-        halves = self.halves(node)
+def pull_inside(carrier: Carrier, node: Node, cts: Sequence[Any], watch: Watch, path: Path) -> Sequence[Any]:
+    """The pullback of a node, with an observer of what is inside it."""
+    halves, active = node.static
+    if isinstance(carrier, Scan):
         cts, _ = typed_cotangents(cts, halves.ct_avals)
-        return halves.pull(self.needed(node), cts, watch.inside(path))
-
-    def outline(self, node: Node) -> Recording:
-        """What is inside, to look at."""
-        return self.halves(node).outline(self.kept(node))
-
-
-class IntoJit(Opening):
-    def halves(self, node):
-        return node.static
-
-
-class IntoRemat(Opening):
-    def halves(self, node):
-        return node.static.split
-
-    def kept(self, node):
-        return node.static.again.out_avals
-
-    def needed(self, node):
-        halves, count = node.static, len(node.static.used_inputs)
-        # So that a compiler does not take what is computed again for what was computed before.
-        inputs = lax.optimization_barrier(list(node.residuals[:count]))
-        kept = [fetch(x) for fetch, x in zip(halves.fetch, node.residuals[count:], strict=True)]
-        return evaluate(halves.again, *inputs, *(kept[k] for k, _ in halves.given))
-
-
-class IntoCond(Opening):
-    """The branch that was taken, where that is known."""
-
-    def branch(self, node) -> int | None:
-        index = node.residuals[0]
-        index = None if isinstance(index, AbstractValue) else _jax.to_concrete_value(index)
-        return None if index is None or np.shape(index) else min(max(int(index), 0), len(node.static.splits) - 1)
-
-    def halves(self, node):
-        return node.static.splits[self.branch(node)]
-
-    def shared(self, node):
-        return range(1, 1 + len(self.halves(node).in_avals))
-
-    def kept(self, node):
-        return [node.residuals[1 + k] for k in node.static.places[self.branch(node)]]
-
-
-class IntoScan(Opening):
-    def halves(self, node):
-        return node.static[0].split
-
-    def shared(self, node):
-        halves = node.static[0]
-        return [i if i < halves.num_consts else None for i in range(len(halves.split.in_avals))]
-
-    def pull(self, node, cts, watch, path):
-        halves, active = node.static
-        cts, ct_avals = typed_cotangents(cts, halves.split.ct_avals)
-        backward = watched_scan(
-            halves, ct_avals, node.params["length"], node.params["reverse"], watch.measure, watch.wants
+        cts = halves.filled(cts)
+        run, paths, tree = watched_scan(
+            halves, tuple([ct is not None for ct in cts]), active, watch.measure, watch.wants
         )
-        pulled, observations = backward(node.residuals, cts)
+        pulled, rows = run(node.residuals, cts)
         nodes = dict(inside(node))
-        for at, observation in observations:
+        for at, observation in zip(paths, jax.tree.unflatten(tree, rows), strict=True):
             watch.see((*path, *at), nodes[at], observation)
-        operands = [i for i, a in enumerate(halves.active) if a]
-        return [ct for i, ct in zip(operands, pulled, strict=True) if active[i]]
+    else:
+        program = carrier.inside(node)
+        cts, _ = typed_cotangents(cts, program.ct_avals)
+        pulled = program.pull(carrier.needed(node), cts, None, watch.inside(path))
+    return [ct for ct, a in zip(pulled, active, strict=True) if a]
 
 
-OPENINGS: dict[type, Opening] = {
-    Jit: IntoJit(),
-    Inside: IntoJit(),
-    Remat: IntoRemat(),
-    Cond: IntoCond(),
-    Scan: IntoScan(),
-}
+@kept
+def watched_scan(
+    halves: ScanHalves, nonzero: tuple[bool, ...], wanted: tuple[bool, ...], measure: Callable, wants: Callable
+) -> tuple[Callable, list[Path], Any]:
+    """The way back through a loop with an observer in it; the paths that it sees, and how its stacks are put together.
 
-
-def opening_of(node: Node) -> Opening | None:
-    """How a node is opened, None if there is nothing inside, or nothing that can be looked into."""
-    opening = OPENINGS.get(type(bare(node.rule)))
-    if opening is None or (isinstance(opening, IntoCond) and opening.branch(node) is None):
-        return None
-    return None if opening.halves(node).refs else opening
+    One for each loop and observer, so that it is compiled once.
+    """
+    seen: dict[Path, Observation] = {}
+    watch = Watch(measure, lambda path, node, observation: seen.update({path: observation}), wants)
+    backward = Backward(halves, nonzero, wanted, watch.sweep, lambda: jax.tree.leaves(list(seen.values())))
+    return jax.jit(functools.partial(backward.run, halves)), list(seen), jax.tree.structure(list(seen.values()))
 
 
 def inside(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
     """The nodes inside of a node, at any depth, with their paths from it."""
     opening = opening_of(node)
-    for i, inner in enumerate(opening.outline(node).nodes if opening else ()):
+    for i, inner in enumerate(opening.inside(node).outline(opening.kept(node)).nodes if opening else ()):
         yield (*path, i), inner
         yield from inside(inner, (*path, i))
-
-
-class WatchedScan:
-    """The way back through a loop, with an observer in it."""
-
-    def __init__(
-        self, halves: ScanHalves, ct_avals: tuple, length: int, reverse: bool, measure: Callable, wants: Callable
-    ):
-        self.halves, self.length, self.reverse, self.measure, self.wants = halves, length, reverse, measure, wants
-        self.ct_avals = ct_avals
-        self.has_ct: list[bool] = []
-        self.paths: list[Path] = []
-        self.run = jax.jit(self._run)
-
-    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any]) -> tuple[list[Any], list[tuple[Path, Any]]]:
-        pulled, observations = self.run(tuple(residuals), list(cts))
-        pulled = [ct if has else None for ct, has in zip(pulled, self.has_ct, strict=True)]
-        return pulled, list(zip(self.paths, observations, strict=True))
-
-    def _run(self, residuals, cts):
-        halves = self.halves
-        avals = halves.split.ct_avals
-        consts = [_jax.ct_type(halves.body.in_avals[i]) for i in range(halves.num_consts) if halves.active[i]]
-        carry_avals = [avals[i] for i in halves.carry_cts]
-        first, last = len(consts), len(consts) + len(carry_avals)
-        stacks = [x for x, stacked in zip(residuals, halves.is_stacked, strict=True) if stacked]
-        fixed = [x for x, stacked in zip(residuals, halves.is_stacked, strict=True) if not stacked]
-
-        def step(state, elements):
-            sums, carry = state
-            rows, ys = elements
-            row, constant = iter(rows), iter(fixed)
-            kept = [next(row) if stacked else next(constant) for stacked in halves.is_stacked]
-            step_cts: list[Any] = [None] * len(avals)
-            for i, ct in (*zip(halves.carry_cts, carry, strict=True), *ys.items()):
-                step_cts[i] = ct
-            seen: dict[Path, Any] = {}
-            watch = Watch(self.measure, lambda path, node, observation: seen.update({path: observation}), self.wants)
-            pulled = halves.split.pull(kept, step_cts, watch.sweep)
-            self.paths = list(seen)
-            self.has_ct = [ct is not None or first <= i < last for i, ct in enumerate(pulled)]
-            sums = [accumulate(s, ct) for s, ct in zip(sums, pulled[:first], strict=True)]
-            carry = [carried(ct, aval) for ct, aval in zip(pulled[first:last], carry_avals, strict=True)]
-            return (sums, carry), (pulled[last:], list(seen.values()))
-
-        carry = [carried(cts[i], aval) for i, aval in zip(halves.carry_cts, carry_avals, strict=True)]
-        ys = {i: cts[i] for i in halves.stacked_cts if cts[i] is not None}
-        start = [_jax.zeros(aval) for aval in consts], carry
-        (sums, carry), (xs, observations) = lax.scan(
-            step, start, (stacks, ys), length=self.length, reverse=not self.reverse
-        )
-        return [*sums, *carry, *xs], observations
-
-
-@_jax.weakref_lru_cache
-def watched_scan(
-    halves, ct_avals: tuple, length: int, reverse: bool, measure: Callable, wants: Callable
-) -> WatchedScan:
-    """One for each loop and observer, so that it is compiled once."""
-    return WatchedScan(halves, ct_avals, length, reverse, measure, wants)

@@ -1,9 +1,12 @@
-"""Cutting jaxprs: other outputs, the part that does not vary in a loop, the part to recompute."""
+"""What depends on what in a program, and the parts of it that follow: a chain of ten thousand equations is ordinary."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
+
+from jax.core import ShapedArray
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, add_jaxvals_p
@@ -43,15 +46,16 @@ class Flow:
         return found
 
     def terms(self, k: int) -> tuple[list[Any], list[int]]:
-        """What cotangents equation ``k`` adds up, and the equations that do."""
+        """What cotangents equation ``k`` adds up, and the equations that do, later ones first."""
         terms: list[Any] = []
         sums = [k]
-        for x in self.eqns[k].invars:
+        rest = list(reversed(self.eqns[k].invars))
+        while rest:
+            x = rest.pop()
             eqn = self.made_by(x)
             if eqn is not None and eqn.primitive is add_jaxvals_p and self.is_used_once(x):
-                inner_terms, inner_sums = self.terms(self.maker[x])
-                terms += inner_terms
-                sums += inner_sums
+                sums.append(self.maker[x])
+                rest += reversed(eqn.invars)
             else:
                 terms.append(x)
         return terms, sums
@@ -121,8 +125,20 @@ def read_outside(program: ClosedJaxpr) -> list[Var]:
     return found
 
 
-def evaluate(program: ClosedJaxpr, *args: Any) -> list[Any]:
-    return _jax.eval_jaxpr(program.jaxpr, program.consts, *args)
+def taking(program: ClosedJaxpr, invars: Sequence[Var]) -> ClosedJaxpr:
+    """``program`` of other inputs, all of its own that it reads among them."""
+    return program.replace(jaxpr=program.jaxpr.replace(invars=list(invars), debug_info=_jax.unnamed(program)))
+
+
+def variables_read(program: ClosedJaxpr) -> set[Var]:
+    atoms = [x for eqn in program.jaxpr.eqns for x in eqn.invars]
+    return {x for x in (*atoms, *program.jaxpr.outvars) if type(x) is not Literal}
+
+
+def size(v: Any) -> int:
+    """The bytes of an array, 0 of anything else."""
+    aval = v.aval
+    return math.prod(aval.shape) * aval.dtype.itemsize if isinstance(aval, ShapedArray) else 0
 
 
 def fixpoint(start: tuple[bool, ...], step: Callable[[tuple[bool, ...]], Sequence[bool]]) -> tuple[bool, ...]:

@@ -21,8 +21,8 @@ from funcgrad.rules import (
     special,
     windows,
 )
-from funcgrad.rules.control import calls, cond, custom, foreign, jit, loop, refs, remat, scan, shard_map
-from funcgrad.rules.control.loop import While
+from funcgrad.rules.control import calls, cond, custom, foreign, jit, refs, remat, scan, shard_map, while_loop
+from funcgrad.rules.control.while_loop import While
 from funcgrad.rules.rule import Formula, Joint, Rule, Wrapped, broadcasting, formula, joint, no_derivative
 from funcgrad.rules.table import RuleTable
 from funcgrad.rules.tables import estimators, pytorch, saliency
@@ -74,7 +74,7 @@ families = (
     jit,
     scan,
     cond,
-    loop,
+    while_loop,
     remat,
     calls,
     custom,

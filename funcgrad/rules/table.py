@@ -17,7 +17,7 @@ class RuleTable(Mapping):
     A function's key is, in the end, the source location that JAX records for it.
     """
 
-    __slots__ = ("_derived", "_hash", "_rules", "fallback", "get", "keeps_source")
+    __slots__ = ("__weakref__", "_derived", "_hash", "_rules", "fallback", "get", "keeps_source")
 
     def __init__(self, rules: Mapping[Any, Rule], fallback: Rule | None = None, keeps_source: bool = False):
         self._rules = dict(rules)

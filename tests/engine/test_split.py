@@ -31,10 +31,10 @@ def splits(monkeypatch):
     made = []
     original = Split.__init__
 
-    def counted(self, jaxpr, activity, rules, inlined=False):
-        if not inlined or "/jax/" not in jaxpr.jaxpr.debug_info.func_src_info:
+    def counted(self, program, activity, rules, inlined=False):
+        if not inlined or "/jax/" not in program.jaxpr.debug_info.func_src_info:
             made.append(tuple(activity))
-        original(self, jaxpr, activity, rules, inlined)
+        original(self, program, activity, rules, inlined)
 
     monkeypatch.setattr(Split, "__init__", counted)
     return made
@@ -140,7 +140,7 @@ def test_a_backward_half_is_traced_once_for_each_type_of_cotangents():
     layer = jax.jit(lambda x: (jnp.sin(x), jnp.exp(x)))
     jaxpr = jaxpr_of(layer, V).jaxpr.eqns[0].params["jaxpr"]
     halves = split(jaxpr, (VALUE,), RULES)
-    residuals = [jax.typeof(V)] * len(halves.sources)
+    residuals = (jax.typeof(V),) * len(halves.sources)
     ct = jax.typeof(V)
     both, one = halves.backward(residuals, (ct, ct)), halves.backward(residuals, (ct, None))
     assert halves.backward(residuals, (ct, ct)) is both and halves.backward(residuals, (ct, None)) is one
@@ -156,10 +156,10 @@ def test_the_halves_together_are_the_pullback():
 
     halves = split(jaxpr_of(f, V, V), (VALUE, VALUE), RULES)
     results = jax.core.eval_jaxpr(halves.forward.jaxpr, halves.forward.consts, V, V + 1)
-    outs, new = results[:2], results[2:]
-    residuals = halves.residuals([V, V + 1], outs, new)
+    outs = results[:2]
+    residuals = halves.residuals([V, V + 1], results)
     cts = [jnp.asarray(V), jnp.float32(2)]
-    program, mask = halves.backward(list(map(jax.typeof, residuals)), tuple(map(jax.typeof, cts)))
+    program, mask = halves.backward(tuple(map(jax.typeof, residuals)), tuple(map(jax.typeof, cts)))
     pulled = jax.core.eval_jaxpr(program.jaxpr, program.consts, *residuals, *cts)
     expected_out, pullback = jax.vjp(f, V, V + 1)
     assert_same(tuple(outs), expected_out)

@@ -9,8 +9,7 @@ from jax import lax
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
 from funcgrad.engine.split import Activity, run, split
-from funcgrad.engine.tape import is_differentiable
-from funcgrad.programs.flow import evaluate
+from funcgrad.programs.evaluation import evaluate
 from funcgrad.rules.rule import Rule
 
 
@@ -108,11 +107,11 @@ class LinearSolve(Rule):
         )[:count]  # fmt: skip
         pulled: list[Any] = []
         if any(active):
-            activity = [Activity(a and is_differentiable(c)) for a, c in zip(active, matvec, strict=True)]
-            halves = split(jaxprs.matvec, (*activity, *[Activity.NONE] * count), rules)
-            results = evaluate(halves.forward, *matvec, *x)
-            residuals = halves.residuals([*matvec, *x], results[:count], results[count:])
+            activity = (*map(Activity, active), *[Activity.NONE] * count)
+            halves = split(jaxprs.matvec, activity, rules)
+            residuals = halves.residuals([*matvec, *x], evaluate(halves.forward, *matvec, *x))
             pulled = halves.pull(residuals, [lax.neg(ct) for ct in b_cts])
+            pulled = [ct for ct, a in zip(pulled, active, strict=False) if a]
         return [*pulled, *(ct for ct, a in zip(b_cts, b_active, strict=True) if a)]
 
 

@@ -9,62 +9,73 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from jax import lax
+from jax.core import AbstractValue
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, set_current_trace
-from funcgrad.engine.split import Activity, typed_cotangents, written_refs
-from funcgrad.engine.tape import is_differentiable
-from funcgrad.engine.zero import Zero
-from funcgrad.programs.flow import evaluate
-from funcgrad.rules.control.residuals import split_lean
-from funcgrad.rules.rule import Rule
+from funcgrad._jax import ClosedJaxpr
+from funcgrad.engine.split import Activity, Split
+from funcgrad.programs.evaluation import evaluate
+from funcgrad.programs.memo import kept, memo
+from funcgrad.rules.control.carrier import Carrier, Halves, carried, present, spread
+from funcgrad.rules.control.lean import split_lean
 
 
-class Cond(Rule):
+class Cond(Carrier):
     formula = "the backward half of the branch that was taken"
-    saved = ("residuals",)
 
-    def record(self, tape, primitive, primals, tracers, params, linear):
-        index, *operands = tape.values(primals)
-        active = tuple([t is not None for t in tracers[1:]])
-        halves = split_cond(tuple(params["branches"]), active, tape.rules)
-        with set_current_trace(tape.parent):
-            results = primitive.bind(index, *operands, **{**params, "branches": halves.forward})
+    def first(self, params):
+        return 1
+
+    def halves(self, tape, params, activity):
+        first, *rest = params["branches"]
+        # In a key a branch is held on to, and the first is not to be.
+        return split_cond(first, tuple([None if b is first else b for b in rest]), activity, tape.rules)
+
+    def forward(self, halves, primitive, primals, params):
+        results = primitive.bind(*primals, **{**params, "branches": halves.forward})
         outs, new = results[: halves.num_outs], results[halves.num_outs :]
-        places = {"in": operands, "out": outs, "new": new}
-        residuals = (index, *[places[kind][i] for kind, i in halves.sources])
-        if linear:
-            outs = [Zero(_jax.typeof(x)) if a else x for x, a in zip(outs, halves.out_active, strict=True)]
-        outs = tape.emit(self, primitive, params, halves, residuals, tracers, outs, active=halves.out_active)
-        tape.write(written_refs(halves, tracers[1:]))
-        return outs
+        places = {"in": primals[1:], "out": outs, "new": new}
+        return outs, (primals[0], *[places[kind][i] for kind, i in halves.sources])
 
-    def pullback(self, node, cts):
-        halves = node.static
-        cts, ct_avals = typed_cotangents(cts, halves.ct_avals)
-        branches, mask = halves.backward(ct_avals)
-        nonzero = [ct for ct in cts if ct is not None]
-        results = iter(node.primitive.bind(*node.residuals, *nonzero, **{**node.params, "branches": branches}))
-        return [next(results) if has else None for has in mask]
+    def backward(self, node, halves, cts, ct_avals, wanted):
+        branches, mask = halves.backward(ct_avals, wanted)
+        return spread(
+            node.primitive.bind(*node.residuals, *present(cts), **{**node.params, "branches": branches}), mask
+        )
+
+    def branch(self, node: Any) -> int | None:
+        """The branch that was taken, None where that is not known."""
+        index = node.residuals[0]
+        index = None if isinstance(index, AbstractValue) else _jax.to_concrete_value(index)
+        return None if index is None or np.shape(index) else min(max(int(index), 0), len(node.static[0].splits) - 1)
+
+    def inside(self, node):
+        taken = self.branch(node)
+        return None if taken is None else node.static[0].splits[taken]
+
+    def kept(self, node):
+        return [node.residuals[1 + k] for k in node.static[0].places[self.branch(node)]]
 
 
-class CondHalves:
+class CondHalves(Halves):
     """The branches split, with residuals brought to a common layout."""
 
-    def __init__(self, branches: Sequence[ClosedJaxpr], active: tuple[bool, ...], rules: Any):
-        activity = [Activity(a and is_differentiable(v)) for a, v in zip(active, branches[0].in_avals, strict=True)]
-        self.active = active
-        self.out_avals = branches[0].out_avals
+    def __init__(self, branches: Sequence[ClosedJaxpr], activity: tuple[Activity, ...], rules: Any):
+        self.splits = [split_lean(branch, activity, rules) for branch in branches]
+        self.split = self.splits[0]
         self.num_outs = len(self.out_avals)
-        self.splits = [split_lean(branch, tuple(activity), rules) for branch in branches]
         self.out_active = [any(flags) for flags in zip(*(s.out_active for s in self.splits), strict=True)]
-        self.refs, self.ct_avals = self.splits[0].refs, self.splits[0].ct_avals
-        self.written = {i for s in self.splits for i in s.written}
-        self._backwards: dict[tuple, tuple[tuple[ClosedJaxpr, ...], list[bool]]] = {}
-        self._lay_out(branches)
+        self.all_written = {i for s in self.splits for i in s.written}
+        self.known: dict[tuple, Any] = {}
+        self._lay_out()
 
-    def _lay_out(self, branches: Sequence[ClosedJaxpr]) -> None:
+    @property
+    def written(self):
+        return self.all_written
+
+    def _lay_out(self) -> None:
         self.sources: list[tuple[str, int]] = []
         self.avals: list[Any] = []
         new_avals: list[Any] = []
@@ -82,10 +93,9 @@ class CondHalves:
                     if i == len(new_avals):
                         new_avals.append(aval)
                     taken.add(i)
-                    places.append(self._place((kind, i), aval))
                 else:
-                    aval = branches[0].in_avals[i] if kind == "in" else self.out_avals[i]
-                    places.append(self._place((kind, i), aval))
+                    aval = halves.in_avals[i] if kind == "in" else self.out_avals[i]
+                places.append(self._place((kind, i), aval))
             self.places.append(places)
         self.forward = tuple(
             [self._forward(halves, places, new_avals) for halves, places in zip(self.splits, self.places, strict=True)]
@@ -97,7 +107,7 @@ class CondHalves:
             self.avals.append(aval)
         return self.sources.index(source)
 
-    def _forward(self, halves, places: list[int], new_avals: list[Any]) -> ClosedJaxpr:
+    def _forward(self, halves: Split, places: list[int], new_avals: list[Any]) -> ClosedJaxpr:
         filled = [self.sources[k][1] for (kind, _), k in zip(halves.sources, places, strict=True) if kind == "new"]
 
         def forward(*operands: Any) -> list[Any]:
@@ -108,41 +118,33 @@ class CondHalves:
 
         return _jax.trace_to_jaxpr(forward, halves.forward.in_avals, halves.forward.jaxpr.debug_info)
 
-    def backward(self, ct_avals: tuple) -> tuple[tuple[ClosedJaxpr, ...], list[bool]]:
-        """The backward branches, and which active operands get a cotangent from any of them."""
-        known = self._backwards.get(ct_avals)
-        if known is not None:
-            return known
+    @kept
+    def backward(self, ct_avals: tuple, wanted: tuple[bool, ...]) -> tuple[tuple[ClosedJaxpr, ...], list[bool]]:
+        """The backward branches, and which operands get a cotangent from any of them."""
         halves = [
-            s.backward([self.avals[k] for k in places], ct_avals)
+            s.backward(tuple([self.avals[k] for k in places]), ct_avals, wanted)
             for s, places in zip(self.splits, self.places, strict=True)
         ]
         mask = [any(flags) for flags in zip(*(m for _, m in halves), strict=True)]
-        operands = [_jax.ct_type(aval) for aval, a in zip(self.splits[0].in_avals, self.active, strict=True) if a]
-        wanted = [(i, aval) for i, aval in enumerate(operands) if mask[i]]
-        in_avals = [*self.avals, *(aval for aval in ct_avals if aval is not None)]
+        operands = [(i, _jax.ct_type(aval)) for i, aval in enumerate(self.split.in_avals) if mask[i]]
+        in_avals = [*self.avals, *present(ct_avals)]
 
         def branch(program: ClosedJaxpr, has: list[bool], places: list[int]) -> ClosedJaxpr:
             def backward(*args: Any) -> list[Any]:
                 cts = args[len(self.avals) :]
-                results = iter(evaluate(program, *(args[k] for k in places), *cts))
-                pulled = [next(results) if h else None for h in has]
-                return [_jax.zeros(aval) if pulled[i] is None else _jax.match(pulled[i], aval) for i, aval in wanted]
+                pulled = spread(evaluate(program, *(args[k] for k in places), *cts), has)
+                return [carried(pulled[i], aval) for i, aval in operands]
 
             return _jax.trace_to_jaxpr(backward, in_avals, program.jaxpr.debug_info)
 
         programs = tuple([branch(*half, places) for half, places in zip(halves, self.places, strict=True)])
-        self._backwards[ct_avals] = programs, mask
         return programs, mask
 
 
-def split_cond(branches: tuple[ClosedJaxpr, ...], active: tuple[bool, ...], rules: Any) -> CondHalves:
-    return _split_cond(branches[0], branches[1:], active, rules)
-
-
-@_jax.weakref_lru_cache
-def _split_cond(first, rest, active, rules) -> CondHalves:
-    return CondHalves((first, *rest), active, rules)
+@memo
+def split_cond(first: ClosedJaxpr, rest: tuple[ClosedJaxpr | None, ...], activity: tuple, rules: Any) -> CondHalves:
+    """The halves of the branches, ``None`` for one that is the first again."""
+    return CondHalves([b or first for b in (first, *rest)], activity, rules)
 
 
 rules = {lax.cond_p: Cond()}

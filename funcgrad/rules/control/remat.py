@@ -7,83 +7,82 @@ the outputs; the rest of it that the residuals need runs again, right before the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, Literal, Var, remat_p, set_current_trace
-from funcgrad.engine.split import Activity, split, typed_cotangents, written_refs
-from funcgrad.engine.tape import is_differentiable
-from funcgrad.engine.zero import Zero
-from funcgrad.programs.flow import evaluate, read_outside, slice_program
-from funcgrad.rules.control.saving import Saved, expose, inline_jits, round_saved
-from funcgrad.rules.rule import Rule
+from funcgrad._jax import Jaxpr, Var, remat_p
+from funcgrad.engine.split import Activity, split
+from funcgrad.programs.evaluation import evaluate, inline_jits
+from funcgrad.programs.expose import Saved, expose, round_saved
+from funcgrad.programs.flow import read_outside, slice_program, taking, variables_read
+from funcgrad.programs.memo import kept, memo
+from funcgrad.rules.control.carrier import Carrier, Halves, present, spread
 
 
-class Remat(Rule):
+class Remat(Carrier):
     formula = "the forward half again, then the backward half"
     saved = ("xs",)
 
-    def record(self, tape, primitive, primals, tracers, params, linear):
+    def halves(self, tape, params, activity):
         refused = _jax.effects_refused_by_remat(params["jaxpr"].effects)
         if refused:
             raise NotImplementedError(
                 f"Effects not supported in partial-eval of `checkpoint`/`remat`: {refused}. Move them out of the "
                 "checkpointed function: it runs twice."
             )
-        primals = tape.values(primals)
-        active = tuple([t is not None for t in tracers])
-        halves = split_remat(_jax.close(params["jaxpr"]), active, tape.rules, params["policy"])
-        with set_current_trace(tape.parent):
-            results = evaluate(halves.forward, *primals)
-            outs, kept = results[: halves.num_outs], results[halves.num_outs :]
-            kept = [send(x) for send, x in zip(halves.send, kept, strict=True)]
-        residuals = (*(primals[i] for i in halves.used_inputs), *kept)
-        if linear:
-            outs = [Zero(_jax.typeof(x)) if a else x for x, a in zip(outs, halves.split.out_active, strict=True)]
-        outs = tape.emit(self, primitive, params, halves, residuals, tracers, outs, active=halves.split.out_active)
-        tape.write(written_refs(halves.split, tracers))
-        return outs
+        return split_remat(params["jaxpr"], activity, tape.rules, params["policy"])
 
-    def pullback(self, node, cts):
-        halves, params = node.static, node.params
-        cts, ct_avals = typed_cotangents(cts, halves.split.ct_avals)
-        count = len(halves.used_inputs)
-        kept = [fetch(x) for fetch, x in zip(halves.fetch, node.residuals[count:], strict=True)]
-        operands = [*node.residuals[:count], *kept, *(ct for ct in cts if ct is not None)]
-        program, mask = halves.backward(tuple(map(_jax.typeof, operands)), ct_avals)
-        barrier = params["prevent_cse"]
+    def forward(self, halves, primitive, primals, params):
+        results = evaluate(halves.forward, *primals)
+        count = len(halves.out_avals)
+        saved = [send(x) for send, x in zip(halves.send, results[count:], strict=True)]
+        return results[:count], (*(primals[i] for i in halves.used_inputs), *saved)
+
+    def backward(self, node, halves, cts, ct_avals, wanted):
+        inputs, saved = self.fetched(node)
+        operands = [*inputs, *saved, *present(cts)]
+        program, mask = halves.backward(tuple(map(_jax.typeof, operands)), ct_avals, wanted)
+        barrier = node.params["prevent_cse"]
         if isinstance(barrier, tuple):
             barrier = tuple([barrier[i] for i in halves.used_inputs])
-            barrier = (False,) * len(program.consts) + barrier + (True,) * (len(operands) - count)
-        results = iter(
-            remat_p.bind(
-                *program.consts,
-                *operands,
-                **{**params, "jaxpr": _jax.opened(program), "prevent_cse": barrier, "differentiated": True},
-            )
-        )
-        return [next(results) if has else None for has in mask]
+            barrier = (False,) * len(program.consts) + barrier + (True,) * (len(operands) - len(inputs))
+        changed = {"jaxpr": _jax.opened(program), "prevent_cse": barrier, "differentiated": True}
+        return spread(remat_p.bind(*program.consts, *operands, **{**node.params, **changed}), mask)
+
+    def fetched(self, node: Any) -> tuple[Sequence[Any], list[Any]]:
+        """The inputs that are used again, and the saved values, from wherever they were put."""
+        halves, count = node.static[0], len(node.static[0].used_inputs)
+        saved = [fetch(x) for fetch, x in zip(halves.fetch, node.residuals[count:], strict=True)]
+        return node.residuals[:count], saved
+
+    def kept(self, node):
+        return node.static[0].again.out_avals
+
+    def needed(self, node):
+        inputs, saved = self.fetched(node)
+        # So that a compiler does not take what is computed again for what was computed before.
+        return node.static[0].run_again(lax.optimization_barrier(list(inputs)), saved)
 
 
-class RematHalves:
+class RematHalves(Halves):
     """A checkpointed program split, with what is kept and what is computed again."""
 
-    def __init__(self, program: ClosedJaxpr, active: tuple[bool, ...], rules: Any, policy: Callable | None):
-        activity = tuple([Activity(a and is_differentiable(v)) for a, v in zip(active, program.in_avals, strict=True)])
+    def __init__(self, program: Any, activity: tuple[Activity, ...], rules: Any, policy: Callable | None):
         self.split = split(program, activity, rules)
-        self.num_outs = len(program.out_avals)
-        forward = self.split.forward
+        self.out_active = self.split.out_active
+        self.known: dict[tuple, Any] = {}
+        forward, count = self.split.forward, len(self.out_avals)
         saved: dict[Var, Saved] = {}
         fed = forward
         if policy is not None:
             forward, fed, saved = expose(inline_jits(forward), policy)
         saved = {**dict.fromkeys(read_outside(forward), Saved(None, None)), **saved}
         jaxpr = forward.jaxpr
-        groups = {"in": jaxpr.invars, "out": jaxpr.outvars, "new": jaxpr.outvars[self.num_outs :]}
-        wanted = [groups[kind][i] for kind, i in self.split.sources]
+        wanted = self.split.residuals(jaxpr.invars, jaxpr.outvars)
 
         def runs_again(eqn: Any) -> bool:
             return _jax.is_for_debugging(eqn) and (policy is None or _jax.policy_decision(policy, eqn) is None)
@@ -97,41 +96,34 @@ class RematHalves:
         again = slice_program(fed, wanted, [u for _, u in self.given], keep=runs_again)
         read = variables_read(again)
         self.used_inputs = [i for i, v in enumerate(jaxpr.invars) if v in read]
-        inputs = [jaxpr.invars[i] for i in self.used_inputs]
-        self.again = again.replace(jaxpr=again.jaxpr.replace(invars=[*inputs, *(u for _, u in self.given)]))
-        outvars = [*jaxpr.outvars[: self.num_outs], *kept]
-        ahead = slice_program(forward, outvars, keep=lambda eqn: bool(eqn.effects))
+        self.again = taking(again, [*(jaxpr.invars[i] for i in self.used_inputs), *(u for _, u in self.given)])
+        ahead = slice_program(forward, [*jaxpr.outvars[:count], *kept], keep=lambda eqn: bool(eqn.effects))
         self.forward = _jax.without_dead_code(round_saved(ahead, kept))
-        self._backwards: dict[tuple, tuple[ClosedJaxpr, list[bool]]] = {}
 
-    def backward(self, avals: tuple, ct_avals: tuple) -> tuple[ClosedJaxpr, list[bool]]:
-        known = self._backwards.get((avals, ct_avals))
-        if known is not None:
-            return known
+    def run_again(self, inputs: Sequence[Any], saved: Sequence[Any]) -> list[Any]:
+        """The residuals of the split, computed again."""
+        return evaluate(self.again, *inputs, *(saved[k] for k, _ in self.given))
+
+    @kept
+    def backward(self, avals: tuple, ct_avals: tuple, wanted: tuple[bool, ...]) -> tuple[Any, list[bool]]:
+        """The program of the way back, from inputs, saved values and cotangents of types ``avals``."""
         mask: list[bool] = []
         first, last = len(self.used_inputs), len(self.used_inputs) + len(self.send)
 
         def backward(*operands: Any) -> list[Any]:
-            inputs, kept, rest = operands[:first], operands[first:last], iter(operands[last:])
             with jax.named_scope("rematted_computation"):
-                residuals = evaluate(self.again, *inputs, *(kept[k] for k, _ in self.given))
-            pulled = self.split.pull(residuals, [None if aval is None else next(rest) for aval in ct_avals])
+                residuals = self.run_again(operands[:first], operands[first:last])
+            cts = spread(operands[last:], [aval is not None for aval in ct_avals])
+            pulled = self.split.pull(residuals, cts, wanted)
             mask.extend(ct is not None for ct in pulled)
-            return [ct for ct in pulled if ct is not None]
+            return present(pulled)
 
-        program = _jax.without_dead_code(_jax.trace_to_jaxpr(backward, avals, self.forward.jaxpr.debug_info))
-        known = self._backwards[avals, ct_avals] = program, mask
-        return known
+        return _jax.without_dead_code(_jax.trace_to_jaxpr(backward, avals, self.forward.jaxpr.debug_info)), mask
 
 
-def variables_read(program: ClosedJaxpr) -> set[Var]:
-    atoms = [x for eqn in program.jaxpr.eqns for x in eqn.invars]
-    return {x for x in (*atoms, *program.jaxpr.outvars) if type(x) is not Literal}
-
-
-@_jax.weakref_lru_cache
-def split_remat(program, active: tuple[bool, ...], rules, policy) -> RematHalves:
-    return RematHalves(program, active, rules, policy)
+@memo
+def split_remat(program: Jaxpr, activity: tuple, rules: Any, policy: Callable | None) -> RematHalves:
+    return RematHalves(_jax.close(program), activity, rules, policy)
 
 
 rules = {remat_p: Remat()}

@@ -8,8 +8,9 @@ import numpy as np
 from jax import lax
 
 import funcgrad as fg
-from funcgrad.programs.flow import evaluate
-from funcgrad.rules.control.residuals import keep, size
+from funcgrad.programs.cut import cut
+from funcgrad.programs.evaluation import evaluate
+from funcgrad.programs.flow import size
 from tests.agreement import assert_agrees, assert_same, quick_jit
 
 X = np.linspace(-1, 2, 12, dtype=np.float32).reshape(3, 4)
@@ -20,7 +21,7 @@ def kept(f, *args, free=()):
     program = jax.make_jaxpr(f)(*args)
     makers = {v: eqn.primitive for eqn in program.jaxpr.eqns for v in eqn.outvars}
     cost = lambda v: 0 if v in program.jaxpr.invars and program.jaxpr.invars.index(v) in free else size(v)  # noqa: E731
-    found = keep(program, program.jaxpr.outvars, cost)
+    found = cut(program, program.jaxpr.outvars, cost)
     return None if found is None else sorted(str(makers.get(v)) for v in found)
 
 
@@ -101,12 +102,12 @@ def test_the_program_that_computes_the_rest_computes_it():
         return y, jnp.tanh(y) * 2, y > 0
 
     from funcgrad.engine.split import Activity
-    from funcgrad.rules.control.residuals import split_lean
+    from funcgrad.rules.control.lean import split_lean
 
     program = jax.make_jaxpr(f)(X)
     halves = split_lean(program, (Activity.VALUE,), fg.rules.default)
     results = evaluate(halves.forward, X)
-    residuals = halves.residuals([X], results[:3], results[3:])
+    residuals = halves.residuals([X], results)
     cts = [jnp.ones_like(X), jnp.ones_like(X), None]
     expected = jax.vjp(lambda x: f(x)[:2], X)[1]((cts[0], cts[1]))
     assert_same(halves.pull(residuals, cts), list(expected), 1e-6)

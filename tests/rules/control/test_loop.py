@@ -12,7 +12,7 @@ from jax import lax
 from jax.extend.core.primitives import while_p
 
 import funcgrad as fg
-from funcgrad.rules.control.loop import DEFAULT_SLOTS, While
+from funcgrad.rules.control.while_loop import DEFAULT_SLOTS, While
 from tests.agreement import assert_same, quick_jit
 
 V = np.array([0.5, -1.5, 2.0], np.float32)

@@ -15,8 +15,9 @@ from jax import lax
 from jax.core import ShapedArray
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, Literal, Var, jit_p, name_p, new_jaxpr_eqn
-from funcgrad.programs.flow import evaluate, slice_program, with_outputs
+from funcgrad._jax import ClosedJaxpr, Literal, Var, name_p, new_jaxpr_eqn
+from funcgrad.programs.evaluation import evaluate
+from funcgrad.programs.flow import slice_program, with_outputs
 
 
 class Saved:
@@ -131,14 +132,3 @@ def round_saved(program: ClosedJaxpr, saved: Sequence[Var]) -> ClosedJaxpr:
                 new_jaxpr_eqn([raw], [v], lax.reduce_precision_p, params, _jax.no_effects, eqn.source_info, eqn.ctx)
             )
     return program.replace(jaxpr=program.jaxpr.replace(eqns=eqns))
-
-
-def inline_jits(program: ClosedJaxpr) -> ClosedJaxpr:
-    """``program`` with its jitted calls spelled out, so that a policy sees what is inside them."""
-    if not any(eqn.primitive is jit_p for eqn in program.jaxpr.eqns):
-        return program
-
-    def run(*args: Any) -> list[Any]:
-        return _jax.eval_inlining(program, jit_p, args)
-
-    return _jax.trace_to_jaxpr(run, program.in_avals, program.jaxpr.debug_info)

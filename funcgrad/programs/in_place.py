@@ -24,8 +24,9 @@ from jax.core import ShapedArray
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, add_jaxvals_p, jit_p
+from funcgrad.programs.evaluation import inline_jits
 from funcgrad.programs.flow import Flow
-from funcgrad.rules.control.saving import inline_jits
+from funcgrad.programs.loop import Loop
 
 READS = {lax.gather_p, lax.dynamic_slice_p, lax.slice_p}
 WRITES = {
@@ -48,7 +49,12 @@ class Link(NamedTuple):
     sparse: tuple[int, ...]
 
 
-def in_place(program: ClosedJaxpr, carries: Sequence[tuple[int, int]]) -> ClosedJaxpr:
+def in_place(loop: Loop) -> Loop:
+    """The loop with what it does to carried arrays done in place."""
+    return loop._replace(body=body_in_place(loop.body, [(loop.num_fixed + i, i) for i in range(loop.num_carry)]))
+
+
+def body_in_place(program: ClosedJaxpr, carries: Sequence[tuple[int, int]]) -> ClosedJaxpr:
     """A loop's body with what it does to carried arrays done in place; ``carries`` pairs their inputs and outputs."""
     large = [(i, o) for i, o in carries if is_large(program.in_avals[i])]
     if not large or program.effects:

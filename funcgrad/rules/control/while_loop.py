@@ -26,14 +26,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, Literal, set_current_trace
+from funcgrad._jax import ClosedJaxpr, Literal
 from funcgrad.engine.recording import accumulate
-from funcgrad.engine.split import Activity, split, typed_cotangents
-from funcgrad.engine.tape import is_differentiable
-from funcgrad.engine.zero import Zero
-from funcgrad.programs.flow import evaluate, fixpoint
+from funcgrad.programs.evaluation import evaluate
+from funcgrad.programs.memo import kept, memo
+from funcgrad.rules.control.body import needed, split_at, split_body
+from funcgrad.rules.control.carrier import Carrier, Halves, carried
 from funcgrad.rules.control.refs import bind_with_contents
-from funcgrad.rules.rule import Rule
 
 #: States that a loop keeps for its way back, unless a table says otherwise.
 DEFAULT_SLOTS = 64
@@ -94,7 +93,7 @@ def binomial_split(length: jax.Array, slots: jax.Array) -> jax.Array:
     return jnp.clip(jnp.minimum(before, n - after).astype(jnp.int32), 1, length - 1)
 
 
-class While(Rule):
+class While(Carrier):
     """The rule of ``while``, with ``slots`` checkpoints.
 
     Memory is that of ``slots`` states and a few more. A loop of up to ``C(slots + r, slots)`` steps of known number is
@@ -110,44 +109,39 @@ class While(Rule):
             raise ValueError(f"a loop needs at least 4 checkpoint slots to be reversed, got {slots}")
         self.slots = slots
 
+    def first(self, params):
+        return params["cond_nconsts"]
+
     def record(self, tape, primitive, primals, tracers, params, linear):
         if params["cond_jaxpr"].out_avals[0].shape:
             primals, tracers, params = with_one_predicate(primals, tracers, params)
         primals = tape.values(primals)
-        active = tuple([t is not None for t in tracers])
         if any(_jax.is_ref(_jax.typeof(x)) for x in primals):
             used, written = loop_refs(params)
-            used |= {i for i, x in enumerate(primals) if active[i] and _jax.is_ref(_jax.typeof(x))}
+            used |= {i for i, x in enumerate(primals) if tracers[i] is not None and _jax.is_ref(_jax.typeof(x))}
             if used:
                 return bind_with_contents(tape, primitive, primals, tracers, params, used, written)
-        halves = split_loop(
-            params["body_jaxpr"], params["cond_jaxpr"], params["body_nconsts"], active[params["cond_nconsts"] :],
-            tape.rules, self.slots,
-        )  # fmt: skip
-        with set_current_trace(tape.parent):
-            if not any(halves.carry_active):
-                return primitive.bind(*primals, **params)
-            outs, stack, length = halves.forward(*split_at(primals, params["cond_nconsts"], params["body_nconsts"]))
-        residuals = (length, stack.steps, stack.depth, *stack.states, *halves.fixed(primals[params["cond_nconsts"] :]))
-        if linear:
-            outs = [Zero(_jax.typeof(x)) if a else x for x, a in zip(outs, halves.carry_active, strict=True)]
-        static = (halves, active[params["cond_nconsts"] :], sum(active[: params["cond_nconsts"]]))
-        return tape.emit(self, primitive, params, static, residuals, tracers, list(outs), active=halves.carry_active)
+        return super().record(tape, primitive, primals, tracers, params, linear)
 
-    def pullback(self, node, cts):
-        halves, active, cond_consts = node.static
-        cts, _ = typed_cotangents(cts, halves.split.ct_avals)
-        carry = [
-            _jax.zeros(aval.to_ct_aval()) if ct is None else ct
-            for ct, aval, a in zip(cts, halves.out_avals, halves.carry_active, strict=True)
-            if a
-        ]
+    def halves(self, tape, params, activity):
+        body, cond = params["body_jaxpr"], params["cond_jaxpr"]
+        return split_while(body, cond, params["body_nconsts"], activity, tape.rules, self.slots)
+
+    def forward(self, halves, primitive, primals, params):
+        if not any(halves.out_active):
+            return primitive.bind(*primals, **params), ()
+        first = params["cond_nconsts"]
+        outs, stack, length = halves.forward(*split_at(primals, first, params["body_nconsts"]))
+        return outs, (length, stack.steps, stack.depth, *stack.states, *halves.fixed(primals[first:]))
+
+    def backward(self, node, halves, cts, ct_avals, wanted):
         length, steps, depth, *rest = node.residuals
         count = sum(halves.varies)
-        consts, carry = halves.backward(length, Stack(list(rest[:count]), steps, depth), list(rest[count:]), carry)
-        pulled = iter([*consts, *carry])
-        cts_in = [next(pulled) if a else None for a in halves.active]
-        return [None] * cond_consts + [ct for ct, a in zip(cts_in, active, strict=True) if a]
+        stack = Stack(list(rest[:count]), steps, depth)
+        return halves.backward(wanted)(length, stack, list(rest[count:]), cts)
+
+    def inside(self, node):
+        return None
 
 
 def loop_refs(params) -> tuple[set[int], set[int]]:
@@ -172,7 +166,7 @@ def with_one_predicate(primals: Sequence[Any], tracers: Sequence[Any], params: d
     return [*primals[:first], *primals], [*tracers[:first], *tracers], params
 
 
-@_jax.weakref_lru_cache
+@memo
 def unbatch(cond: ClosedJaxpr, body: ClosedJaxpr, first: int, count: int) -> tuple[ClosedJaxpr, ClosedJaxpr]:
     """A loop that goes on while any member of the batch does and leaves those that are done as they are."""
 
@@ -192,32 +186,18 @@ def unbatch(cond: ClosedJaxpr, body: ClosedJaxpr, first: int, count: int) -> tup
     )
 
 
-class LoopHalves:
+class WhileHalves(Halves):
     """A loop's body split, with the programs of its way forward and back."""
 
-    def __init__(self, body: ClosedJaxpr, cond: ClosedJaxpr, num_consts: int, active, rules, slots: int):
-        self.body, self.cond, self.num_consts, self.slots = body, cond, num_consts, slots
-        self.out_avals = body.out_avals
-        can = [is_differentiable(aval) for aval in body.in_avals]
-
-        def halves_for(carry: tuple[bool, ...]):
-            mask = (*active[:num_consts], *carry)
-            return split(body, tuple([Activity(a and c) for a, c in zip(mask, can, strict=True)]), rules)
-
-        start = tuple([a and c for a, c in zip(active[num_consts:], can[num_consts:], strict=True)])
-
-        def grown(carry: tuple[bool, ...]) -> list[bool]:
-            return [a and c for a, c in zip(halves_for(carry).out_active, can[num_consts:], strict=True)]
-
-        self.carry_active = fixpoint(start, grown)
-        self.split = halves_for(self.carry_active)
-        self.active = (*active[:num_consts], *self.carry_active)
+    def __init__(self, body: ClosedJaxpr, cond: ClosedJaxpr, num_consts: int, activity, rules, slots: int):
+        self.body, self.cond, self.num_consts, self.slots = body.replace(), cond.replace(), num_consts, slots
+        self.split, self.out_active = split_body(body, num_consts, len(body.out_avals), activity, rules)
+        self.known: dict[tuple, Any] = {}
         # What the body passes through unchanged needs no checkpoint.
         carried = zip(body.jaxpr.invars[num_consts:], body.jaxpr.outvars, strict=True)
         self.varies = [invar is not outvar for invar, outvar in carried]
         self.counter = counter_of(cond, body, num_consts)
         self.forward: Callable = jax.jit(self._forward)
-        self.backward: Callable = jax.jit(self._backward)
 
     def fixed(self, operands: Sequence[Any]) -> list[Any]:
         """The operands of the body that do not change: its constants, and what it passes through."""
@@ -294,39 +274,40 @@ class LoopHalves:
         state, step, stack = lax.while_loop(far, stretch, (state, step, stack))
         return lax.fori_loop(step, end - 1, near, (state, stack))
 
-    def _backward(self, length, stack, fixed, carry_cts):
-        consts = fixed[: self.num_consts]
-        active_consts = [x for x, a in zip(consts, self.active, strict=False) if a]
-        sums = [_jax.zeros(_jax.typeof(x).to_ct_aval()) for x in active_consts]
-        avals = [_jax.typeof(ct) for ct in carry_cts]
+    @kept
+    def backward(self, wanted: tuple[bool, ...]) -> Callable:
+        """The way back to the operands that are ``wanted``, from the cotangents of the outputs."""
+        inputs, carry = needed(self.split, self.num_consts, self.out_active, wanted)
+        consts = [i for i in range(self.num_consts) if inputs[i] and self.split.in_slots[i] is not None]
+        avals = {i: self.split.ct_avals[i] for i, n in enumerate(carry) if n}
 
-        def reverse(loop):
-            end, stack, sums, carry_cts = loop
-            state = stack.top()
-            pulled = self._pull_step([*consts, *self.carry(state, fixed)], carry_cts)
-            sums = [accumulate(s, ct) for s, ct in zip(sums, pulled[: len(sums)], strict=True)]
-            carry = [
-                _jax.zeros(aval) if ct is None else _jax.match(ct, aval)
-                for ct, aval in zip(pulled[len(sums) :], avals, strict=True)
-            ]
-            return end - 1, stack._replace(depth=stack.depth - 1), sums, carry
+        def pull(operands: Sequence[Any], carry_cts: dict[int, Any]) -> list[Any]:
+            """Cotangents of the body's operands, at one state."""
+            results = evaluate(self.split.forward, *operands)
+            cts = [carry_cts.get(i) for i in range(len(carry))]
+            return self.split.pull(self.split.residuals(operands, results), cts, inputs)
 
-        def stretch(loop):
-            end, stack, *cts = loop
-            _, stack = self._descend(end, stack, fixed)
-            return lax.while_loop(lambda loop: loop[1].top_step() == loop[0] - 1, reverse, (end, stack, *cts))
+        def backward(length, stack, fixed, cts):
+            def reverse(loop):
+                end, stack, sums, carry_cts = loop
+                pulled = pull([*fixed[: self.num_consts], *self.carry(stack.top(), fixed)], carry_cts)
+                sums = {i: accumulate(total, pulled[i]) for i, total in sums.items()}
+                carry_cts = {i: carried(pulled[self.num_consts + i], aval) for i, aval in avals.items()}
+                return end - 1, stack._replace(depth=stack.depth - 1), sums, carry_cts
 
-        _, _, sums, carry_cts = lax.while_loop(lambda loop: loop[0] > 0, stretch, (length, stack, sums, carry_cts))
-        return sums, carry_cts
+            def stretch(loop):
+                end, stack, *cts = loop
+                _, stack = self._descend(end, stack, fixed)
+                return lax.while_loop(lambda loop: loop[1].top_step() == loop[0] - 1, reverse, (end, stack, *cts))
 
-    def _pull_step(self, operands, carry_cts) -> list[Any]:
-        """Cotangents of the body's active operands, at one state."""
-        results = evaluate(self.split.forward, *operands)
-        outs, new = results[: len(self.out_avals)], results[len(self.out_avals) :]
-        cts = iter(carry_cts)
-        return self.split.pull(
-            self.split.residuals(operands, outs, new), [next(cts) if a else None for a in self.carry_active]
-        )
+            sums = {i: _jax.zeros(_jax.typeof(fixed[i]).to_ct_aval()) for i in consts}
+            carry_cts = {i: carried(cts[i], aval) for i, aval in avals.items()}
+            start = (length, stack, sums, carry_cts)
+            _, _, sums, carry_cts = lax.while_loop(lambda loop: loop[0] > 0, stretch, start)
+            found = {**sums, **{self.num_consts + i: ct for i, ct in carry_cts.items()}}
+            return [found.get(i) for i in range(len(inputs))]
+
+        return jax.jit(backward)
 
 
 def counter_of(cond: ClosedJaxpr, body: ClosedJaxpr, num_consts: int) -> Callable | None:
@@ -369,17 +350,9 @@ def counter_of(cond: ClosedJaxpr, body: ClosedJaxpr, num_consts: int) -> Callabl
     return count
 
 
-def split_at(xs: Sequence[Any], *counts: int) -> tuple[list[Any], ...]:
-    parts, start = [], 0
-    for count in counts:
-        parts.append(list(xs[start : start + count]))
-        start += count
-    return (*parts, list(xs[start:]))
-
-
-@_jax.weakref_lru_cache
-def split_loop(body, cond, num_consts: int, active: tuple[bool, ...], rules, slots: int) -> LoopHalves:
-    return LoopHalves(body, cond, num_consts, active, rules, slots)
+@memo
+def split_while(body, cond, num_consts: int, activity: tuple, rules, slots: int) -> WhileHalves:
+    return WhileHalves(body, cond, num_consts, activity, rules, slots)
 
 
 rules = {lax.while_p: While()}

@@ -16,11 +16,8 @@ import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 
-from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, jit_p, name_p
-from funcgrad.engine.split import Activity, Split, source_of, split
-from funcgrad.programs.flow import slice_program, with_outputs
-from funcgrad.rules.control.saving import inline_jits
+from funcgrad.programs.flow import size
 
 #: What moves, converts or selects: computed again for nothing, as part of whatever uses it.
 FREE = {
@@ -40,12 +37,6 @@ FAST = {lax.exp_p, lax.exp2_p, lax.log_p, lax.logistic_p, lax.rsqrt_p, lax.tanh_
 PRICES = {**dict.fromkeys(FREE, 0), **dict.fromkeys(ARITHMETIC, 1 / 16), **dict.fromkeys(FAST, 1 / 2)}
 
 
-def size(v: Any) -> int:
-    """The bytes of an array, 0 of anything else."""
-    aval = v.aval
-    return math.prod(aval.shape) * aval.dtype.itemsize if isinstance(aval, ShapedArray) else 0
-
-
 def price(eqn: Any) -> float | None:
     """What it costs to run an equation again, in bytes kept; None where that is not done."""
     if eqn.effects or not all(isinstance(v.aval, ShapedArray) for v in eqn.outvars):
@@ -58,7 +49,7 @@ def price(eqn: Any) -> float | None:
     return None
 
 
-def keep(program: ClosedJaxpr, wanted: Sequence[Any], cost: Callable[[Var], int]) -> list[Var] | None:
+def cut(program: ClosedJaxpr, wanted: Sequence[Any], cost: Callable[[Var], int]) -> list[Var] | None:
     """The variables of ``program`` to keep, at ``cost`` each, so that ``wanted`` can be computed from them.
 
     None where that is the variables wanted.
@@ -133,33 +124,3 @@ class Graph:
                     rest.append(a)
         places = range(2, n, 2)
         return [v for v, k in zip(self.values, places, strict=True) if k not in reached and k + 1 in reached]
-
-
-def lean(halves: Split, cost: Callable[[Var], int]) -> Split:
-    """``halves`` with the residuals that cost least, the others computed from them on the way back."""
-    program = halves.forward
-    if program.effects or halves.refs:
-        return halves
-    if any(eqn.primitive is jit_p and price(eqn) is None for eqn in program.jaxpr.eqns):
-        program = inline_jits(program)
-    invars, results = program.jaxpr.invars, program.jaxpr.outvars
-    outvars, new = results[: sum(halves.out_known)], results[sum(halves.out_known) :]
-    places = {"in": invars, "out": outvars, "new": new}
-    wanted = [places[kind][i] for kind, i in halves.sources]
-    kept = keep(program, wanted, cost)
-    if kept is None:
-        return halves
-    fresh: list[Any] = []
-    sources = [source_of(v, invars, outvars, fresh) for v in kept]
-    again = slice_program(program, wanted, kept)
-    again = again.replace(jaxpr=again.jaxpr.replace(invars=kept, debug_info=_jax.unnamed(again)))
-    return halves.keeping(with_outputs(program, [*outvars, *fresh]), sources, again)
-
-
-@_jax.weakref_lru_cache
-def split_lean(jaxpr: ClosedJaxpr, activity: tuple[Activity, ...], rules: Any) -> Split:
-    """The halves of ``jaxpr`` with the residuals that cost least where operands and outputs cost nothing."""
-    halves = split(jaxpr, activity, rules)
-    own = halves.forward.jaxpr
-    free = {v for v in (*own.constvars, *own.invars, *own.outvars[: sum(halves.out_known)]) if type(v) is Var}
-    return lean(halves, lambda v: 0 if v in free else size(v))

@@ -1,0 +1,1 @@
+"""Programs: what a jaxpr is to us, and what can be done with one."""

@@ -23,7 +23,7 @@ from funcgrad._jax.compat import log2_p, one_minus_square_p, pbroadcast_dynamic_
 from funcgrad._jax.cotangents import PERTURBED, accumulator, deliver, is_symbolic_zero
 from funcgrad._jax.equations import close, effects_refused_by_remat, eval_inlining, is_for_debugging, is_plain, opened
 from funcgrad._jax.equations import rebind, ref_uses, trace_to_jaxpr, unnamed, without_dead_code, write_out
-from funcgrad._jax.memory import policy_decision, transfers
+from funcgrad._jax.equations import policy_decision, transfers
 from funcgrad._jax.names import all_gather_reduced, api_boundary, argnums_partial, ArrayCopySemantics
 from funcgrad._jax.names import auto_insert_reshard, broadcast_prefix, check_arg, check_callable, concrete_or_error
 from funcgrad._jax.names import current_scope, current_source, DontWant, DropVar, dtypes, ensure_index, eval_trace
@@ -42,7 +42,7 @@ from funcgrad._jax.names import ragged_dot_general_p, random_bits_p, random_fold
 from funcgrad._jax.names import random_unwrap_p, random_wrap_p, reduce_scatter_p, reduced_vary_cast_p, ref_p, remat_p
 from funcgrad._jax.names import reshard_p, shard_map_p, swap_p, threefry2x32_p, tie_p, to_edtype_p, unreduced_psum_p
 from funcgrad._jax.names import unreduced_reduce_scatter_p, vary_unreduced_cast_p, xla_metadata_value_p
-from funcgrad._jax.refs import add_at, indices_of, is_ref_value, never_differentiated, read_at, replace_at
+from funcgrad._jax.types import add_at, indices_of, is_ref_value, never_differentiated, read_at, replace_at
 from funcgrad._jax.scopes import BackwardScopes, context_of, equation_context, scope_depth, user_frames
 from funcgrad._jax.types import cotangent_fits, ct_type, device_varying_spec, explicit_sharding, host_of
 from funcgrad._jax.types import is_differentiable_dtype, is_ref, is_unsharded, permuted_sharding, stacked_aval

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from funcgrad._jax.compat import ClosedJaxpr
-from funcgrad._jax.names import batching, weakref_lru_cache
+from funcgrad._jax.names import batch_program, weakref_lru_cache
+from funcgrad._jax.values import add_arrays
 
-JittedFunction = type(jax.jit(lambda: None))
+JittedFunction = type(add_arrays)
 
 
 def jitted(function: Any) -> Any:
@@ -21,6 +22,7 @@ def jitted(function: Any) -> Any:
 
 
 def static_names(function) -> frozenset[str]:
+    """The arguments that a jitted function was told are static, which it says nowhere in public."""
     return frozenset(function._jit_info.static_argnames)
 
 
@@ -39,17 +41,27 @@ class Batching(NamedTuple):
     out_axes: Sequence[int | None]
 
 
+def known_batchings() -> Iterator[tuple[ClosedJaxpr, Any, tuple[int | None, ...]]]:
+    """The programs that ``vmap`` has batched in this thread, along which axis, and where their inputs have it.
+
+    JAX keeps them, to batch each once. The keys of that cache are the least certain thing that funcgrad asks of it.
+    """
+    for ref, _settings, (axis, in_axes), _keywords in batch_program.cache_keys():
+        single = ref()
+        if single is not None:
+            yield single, axis, in_axes
+
+
 @weakref_lru_cache
 def batching_of(program) -> tuple[ClosedJaxpr, Batching] | None:
     """The program that ``program`` is the batched form of, and how; None where that is not known any more.
 
-    JAX does not say, but it keeps what it has batched, to do so once.
+    Whatever was batched is batched again and compared: by its text, for under other settings JAX makes it anew.
     """
-    for ref, _, (axis, in_axes), _ in batching._batch_jaxpr2.cache_keys():
-        single = ref()
-        if single is None or single.jaxpr.debug_info.func_src_info != program.jaxpr.debug_info.func_src_info:
-            continue
-        batched, out_axes = batching._batch_jaxpr2(single, axis, in_axes)
-        if batched is program or (batched.in_avals == program.in_avals and str(batched) == str(program)):
-            return single, Batching(axis.size, axis.name, axis.spmd_name, in_axes, out_axes)
+    source = program.jaxpr.debug_info.func_src_info
+    for single, axis, in_axes in known_batchings():
+        if single.jaxpr.debug_info.func_src_info == source:
+            batched, out_axes = batch_program(single, axis, in_axes)
+            if batched is program or (batched.in_avals == program.in_avals and str(batched) == str(program)):
+                return single, Batching(axis.size, axis.name, axis.spmd_name, in_axes, out_axes)
     return None

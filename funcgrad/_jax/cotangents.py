@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jax.core import ShapedArray
-from jax.interpreters.ad import Zero
-from jax.interpreters.partial_eval import DynamicJaxprTracer
+from jax.interpreters.ad import JVPTracer, Zero
 
-from funcgrad._jax.names import (
-    DidntWant,
-    DontWant,
-    DynamicJaxprTrace,
-    GradAccum,
-    GradRef,
-    NullAccum,
-    ValAccum,
-    Var,
-    dtypes,
-)
-from funcgrad._jax.refs import is_ref_value
+from funcgrad._jax.names import DidntWant, DontWant, GradAccum, GradRef, NullAccum, ValAccum
+from funcgrad._jax.types import is_ref_value
 
-#: A tracer that JAX takes for one under differentiation, for where it looks inside tracers to tell.
-PERTURBED = DynamicJaxprTracer(
-    DynamicJaxprTrace(None), ShapedArray((), dtypes.dtype(1.0)), Var(ShapedArray((), dtypes.dtype(1.0)))
-)
+#: What makes a tracer that contains it one under differentiation in the eyes of ``jax.closure_convert``.
+PERTURBED = JVPTracer(None, 0.0, 0.0)
 
 
 def is_symbolic_zero(x) -> bool:

@@ -1,4 +1,4 @@
-"""Programs made, taken apart and run, and their equations."""
+"""Programs made, taken apart and run, and what is said of their equations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+from jax.ad_checkpoint import Recompute
 from jax.debug import DebugEffect, OrderedDebugEffect
 from jax.interpreters.partial_eval import dce_jaxpr, trace_to_jaxpr_dynamic
 
@@ -20,8 +22,10 @@ from funcgrad._jax.names import (
     convert_constvars_jaxpr,
     current_scope,
     current_source,
+    ensure_enum,
     inline_jaxpr_into_trace,
     jit_p,
+    mem_kind_to_space,
     positional_effects,
     remat_allowed_effects,
     set_current_trace,
@@ -62,6 +66,18 @@ def without_dead_code(program):
 def is_for_debugging(eqn) -> bool:
     """Whether an equation has effects, and none but to show values."""
     return bool(eqn.effects) and all(isinstance(e, DebugEffect | OrderedDebugEffect) for e in eqn.effects)
+
+
+def policy_decision(policy, eqn) -> Any:
+    """What a checkpoint policy says of an equation's outputs; None for: compute them again."""
+    decision = ensure_enum(policy(eqn.primitive, *[x.aval for x in eqn.invars], **eqn.params))
+    return None if decision is Recompute else decision
+
+
+def transfers(decision):
+    """The ways to the memory that a value is offloaded to, and back."""
+    there, back = (mem_kind_to_space(kind) for kind in (decision.dst, decision.src))
+    return (lambda x: jax.device_put(x, there)), (lambda x: jax.device_put(x, back))
 
 
 def effects_refused_by_remat(found) -> Any:

@@ -59,7 +59,7 @@ from jax._src.interpreters.ad import primitive_linearizations as foreign_lineari
 from jax._src.interpreters.partial_eval import ensure_enum
 
 # Functions.
-from jax._src.interpreters import batching
+from jax._src.interpreters.batching import _batch_jaxpr2 as batch_program
 from jax._src.numpy.reductions import _std as std
 
 # References.

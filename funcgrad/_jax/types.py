@@ -1,4 +1,4 @@
-"""Types: of cotangents, of references, and where shardings and memory spaces are part of them."""
+"""Types: of cotangents, with shardings and memory spaces where these are part of them, and of references."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Any
 import jax
 from jax.ref import AbstractRef
 
-from funcgrad._jax.names import MemorySpace, is_temporary_dtype_exception, typecompat, unmapped_aval
+from funcgrad._jax.names import (
+    MemorySpace,
+    addupdate_discharge,
+    is_temporary_dtype_exception,
+    transform_array,
+    transform_swap_array,
+    typecompat,
+    unmapped_aval,
+)
 from funcgrad._jax.names import unmentioned as unmentioned_list
-
-
-def is_ref(aval) -> bool:
-    return isinstance(aval, AbstractRef)
 
 
 def ct_type(aval):
@@ -66,3 +70,39 @@ def device_varying_spec(aval, mesh, check_vma: bool, names: tuple[Any, ...]):
 def unmentioned(mesh, spec, manual_axes) -> tuple[Any, ...]:
     """The manual axes that a layout does not name: those along which a value is the same on every device."""
     return tuple(unmentioned_list(mesh, spec, manual_axes))
+
+
+# References, and what they hold.
+
+
+def is_ref(aval) -> bool:
+    return isinstance(aval, AbstractRef)
+
+
+def is_ref_value(x: Any) -> bool:
+    return isinstance(x, jax.Ref)
+
+
+def never_differentiated(aval) -> bool:
+    """Whether a type is that of a reference that derivatives are not to flow through."""
+    return getattr(aval, "kind", None) == "no_grad_no_remat"
+
+
+def indices_of(tree, leaves) -> tuple[Any, ...]:
+    """The views, one after the other, of an operation on part of a reference."""
+    return jax.tree.unflatten(tree, leaves)
+
+
+def read_at(x, tree, leaves):
+    """``x[index]``, where ``x`` is what a reference holds."""
+    return transform_array(x, indices_of(tree, leaves))
+
+
+def replace_at(x, y, tree, leaves) -> tuple[Any, Any]:
+    """``x[index]``, and ``x`` with ``y`` there."""
+    return transform_swap_array(x, indices_of(tree, leaves), y)
+
+
+def add_at(x, y, tree, leaves):
+    """``x`` with ``y`` added to ``x[index]``."""
+    return addupdate_discharge(x, y, leaves, tree)

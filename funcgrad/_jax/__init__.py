@@ -13,7 +13,6 @@ from jax.interpreters.ad import Zero as JaxZero
 from jax.interpreters.ad import primitive_jvps as foreign_jvps
 from jax.interpreters.ad import primitive_transposes as foreign_transposes
 from jax.lax import device_put_p, ragged_all_to_all_p, stage_p
-from jax.random import random_gamma_p
 from jax.sharding import use_abstract_mesh
 
 from funcgrad._jax.calls import batching_of, is_own_program, jitted, static_names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,8 +23,11 @@ def jitted(function: Any) -> Any:
 
 
 def static_names(function) -> frozenset[str]:
-    """The arguments that a jitted function was told are static, which it says nowhere in public."""
-    return frozenset(function._jit_info.static_argnames)
+    """The arguments that a jitted function was told are static, by name or by number: it says so nowhere in public."""
+    told = function._jit_info
+    numbered = enumerate(inspect.signature(function).parameters.values())
+    by_number = [p.name for i, p in numbered if i in told.static_argnums and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return frozenset((*told.static_argnames, *by_number))
 
 
 def is_own_program(program) -> bool:

@@ -77,7 +77,10 @@ def jit_inlines(params) -> bool:
 
 
 def inlines_early(function) -> bool:
-    """Whether a jitted function is written out where it is called inside another."""
+    """Whether a jitted function is written out where it is called inside another.
+
+    Since 0.11.2 that is no longer what ``inline=True`` asks for, but ``inline=Inline.JAX_EARLY``.
+    """
     inline = function._jit_info.inline
     return inline if isinstance(inline, bool) else inline.name == "JAX_EARLY"
 

@@ -12,7 +12,7 @@ from jax._src.linear_util import wrap_init
 
 # Traces, and the values on them.
 from jax._src.array import ArrayImpl
-from jax._src.config import debug_nans, disable_jit
+from jax._src.config import disable_jit
 from jax._src.core import eval_trace, get_referent, pytype_aval_mappings, set_current_trace, take_current_trace
 from jax._src.core import to_concrete_value, trace_ctx
 from jax._src.dtypes import canonicalize_value, canonicalize_value_handlers

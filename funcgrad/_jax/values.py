@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import debug_nans
 from jax.core import ShapedArray
 from jax.interpreters.ad import add_jaxvals, zeros_like_aval
 from jax.sharding import SingleDeviceSharding, use_abstract_mesh
@@ -17,7 +18,6 @@ from funcgrad._jax.names import (
     canonicalize_value,
     canonicalize_value_handlers,
     convert_element_type,
-    debug_nans,
     disable_jit,
     eval_trace,
     pytype_aval_mappings,

@@ -17,7 +17,7 @@ from jax.sharding import use_abstract_mesh
 
 from funcgrad._jax.calls import batching_of, is_own_program, jitted, static_names
 from funcgrad._jax.compat import CHOLESKY_IS_OF_LOWER, ClosedJaxpr, bind_discharged, call_bwd, cur_qdd, flat_tree
-from funcgrad._jax.compat import inlines_early, jit_inlines, scan_layout, scan_params
+from funcgrad._jax.compat import empty_scan, inlines_early, jit_inlines, scan_layout, scan_params
 from funcgrad._jax.compat import log2_p, one_minus_square_p, pbroadcast_dynamic_p, polynomial_p
 from funcgrad._jax.cotangents import PERTURBED, accumulator, deliver, is_symbolic_zero
 from funcgrad._jax.equations import close, effects_refused_by_remat, eval_inlining, is_for_debugging, is_plain, opened

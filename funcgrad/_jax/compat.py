@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,13 @@ def scan_layout(params) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = params["ft_in"].unpack()
     return len(consts), len(carry)
+
+
+@functools.cache
+def empty_scan() -> dict[str, Any]:
+    """The parameters of some scan."""
+    (equation,) = jax.make_jaxpr(lambda: jax.lax.scan(lambda c, _: (c, None), 0.0, None, length=1))().eqns
+    return equation.params
 
 
 def scan_params(params, body, num_consts: int, num_carry: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_a_scan_takes_another_body():
     eqn = equation(scan, xs, 2.0)
     body = jax.make_jaxpr(lambda v, w, c, x: (c * w + x, c + v))(0.0, 2.0, 1.0, 0.0)
     params = _jax.scan_params(eqn.params, body, 2, 1)
-    assert _jax.scan_layout(params) == (2, 1)
+    assert _jax.scan_layout(params) == _jax.scan_layout(_jax.scan_params(_jax.empty_scan(), body, 2, 1)) == (2, 1)
     last, out = eqn.primitive.bind(1.0, 2.0, 1.0, xs, **params)
     assert last == 12 and out.tolist() == [2, 3, 6]
 

@@ -98,7 +98,7 @@ def host(x: Any) -> Any:
 def run_jax(loss: Callable, inputs: Inputs, rules: RuleTable, dtype: Any = None, *, wide: bool = False) -> Run:
     """The jax side in ``dtype``, or as given; in nothing but float64 if ``wide``."""
     seen = Seen()
-    spelled_out = Rewrite(lambda *args, jaxpr, **_: _jax.eval_jaxpr(jaxpr, (), *args))
+    spelled_out = Rewrite(lambda *args, jaxpr, **_: jax.core.eval_jaxpr(jaxpr, (), *args))
     rules = rules.override({name_p: Observed(seen), remat_p: spelled_out})
     rules = rules.override({random_bits_p: REFUSED, rng_uniform_p: REFUSED})
     if wide:
@@ -141,11 +141,11 @@ class Observed(Rule):
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         (x,), (tracer,) = primals, tracers
-        key = None if linear or _jax.is_tracer(x) else self.seen.value(params["name"], np.asarray(x))
+        key = None if linear or isinstance(x, jax.core.Tracer) else self.seen.value(params["name"], np.asarray(x))
         return x if tracer is None else tape.emit(self, primitive, params, key, (), tracers, x)
 
     def pullback(self, node, cts):
-        if node.static is not None and not _jax.is_tracer(cts[0]):
+        if node.static is not None and not isinstance(cts[0], jax.core.Tracer):
             self.seen.cotangents[node.static] = np.asarray(cts[0])
         return cts
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 from jax import lax
+from jax.interpreters.ad import add_jaxvals_p
 
-from funcgrad import _jax
 from funcgrad.rules.numbers import const, full_like, is_complex, nonzero, together
 from funcgrad.rules.rule import broadcasting, formula, no_derivative
 
@@ -26,7 +26,7 @@ def scale(ct, y, x_aval, *, out_dtype):
 arithmetic = {
     lax.neg_p: formula(lambda ct: neg(ct)),
     lax.add_p: broadcasting(lambda ct: ct, lambda ct: ct),
-    _jax.add_jaxvals_p: formula(lambda ct: ct, lambda ct: ct),
+    add_jaxvals_p: formula(lambda ct: ct, lambda ct: ct),
     lax.sub_p: broadcasting(lambda ct: ct, lambda ct: neg(ct)),
     lax.mul_p: broadcasting(scale, lambda ct, x, y_aval, *, out_dtype: scale(ct, x, y_aval, out_dtype=out_dtype)),
     # -out/y rather than -x/y^2: the square over- and underflows long before the quotient does.

@@ -8,8 +8,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.random import random_gamma_p
 
-from funcgrad import _jax
 from funcgrad.rules.numbers import const, convert, full_like, together
 from funcgrad.rules.rule import broadcasting, formula
 
@@ -209,7 +209,7 @@ def sample_slope(y, out, *, log_space):
 
 
 samples = {
-    _jax.random_gamma_p: formula(None, TIMES_SLOPE["y_slope"], y_slope=sample_slope),
+    random_gamma_p: formula(None, TIMES_SLOPE["y_slope"], y_slope=sample_slope),
 }
 
 # Error functions.

@@ -495,6 +495,7 @@ WITHOUT = {
     _jax.pbroadcast_p: "runs on GPUs only",
     _jax.stage_p: "offered to a trace as a method, stage_value",
     _jax.remat_opt_p: "inside the forward function of a custom_vjp with optimize_remat",
+    **dict.fromkeys([_jax.custom_jvp_call_p, _jax.custom_vjp_call_p], "functions, not operations: test_custom.py"),
     _jax.eval_jaxpr_p: "staged out as a call",
     _jax.free_ref_p: "has no output",
     _jax.accum_grad_in_ref_p: "made by the pullbacks of JAX's own jax.vjp",

@@ -34,7 +34,7 @@ def cholesky(ct, out):
     l = lower(out)
     inner = half_lower(matmul(adjoint(l), ct))
     x_ct = from_both_sides(l, inner, l)
-    # Of x only the lower triangle is read, which stands for the upper one: since 0.11 JAX's cotangent says so.
+    # Of x only the lower triangle is read, which stands for the upper one: since 0.11.2 JAX's cotangent says so.
     return half_lower(lax.add(x_ct, adjoint(x_ct))) if _jax.CHOLESKY_IS_OF_LOWER else x_ct
 
 

@@ -100,7 +100,7 @@ def test_a_long_loop_takes_several_steps_at_once():
 @pytest.mark.parametrize(("length", "batch"), [(12, 8), (61, 2)])
 def test_where_stacks_would_be_large_or_steps_do_not_divide_the_loop_is_as_it_was(length, batch):
     loss, w, b = recurrent(length, batch, plain)
-    assert [n for n, _ in loops(fg.grad(loss), w, b)] == [length, length]
+    assert {n for n, _ in loops(fg.grad(loss), w, b)} == {length}
     assert_same(quick_jit(fg.grad(loss))(w, b), quick_jit(jax.grad(loss))(w, b), 1e-5)
 
 

@@ -30,7 +30,7 @@ def network(rows, length=24, **how):
     return loss
 
 
-def contracted(f, w=W):
+def contracted(f, w=W, platform="cpu"):
     """Which dimension of the weights, as the backward loop takes them, its products with them contract."""
     found = []
 
@@ -40,6 +40,10 @@ def contracted(f, w=W):
                 found.append(eqn.params["dimension_numbers"][0][1])
             if eqn.primitive is lax.scan_p:
                 look(eqn.params["jaxpr"].jaxpr)
+            if eqn.primitive is lax.cond_p:
+                platforms = eqn.params["branches_platforms"]
+                named = [i for i, names in enumerate(platforms) if platform in (names or ())]
+                look(eqn.params["branches"][named[0] if named else platforms.index(None)].jaxpr)
 
     _, pullback = fg.vjp(f, w)
     look(jax.make_jaxpr(lambda pullback: pullback(1.0))(pullback).jaxpr)
@@ -74,6 +78,13 @@ def test_weights_stay_where_something_else_uses_them():
     assert_agrees(loss, W, tolerance=1e-4)
 
 
-def test_on_other_processors_weights_stay(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert contracted(network(4, length=25)) == [(1,)]
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_what_is_made_for_another_platform_turns_nothing(platform):
+    assert contracted(network(4), platform=platform) == [(1,)]
+    turns = lambda m, p: lowered(m.grad(network(4)), p).count("stablehlo.transpose")  # noqa: E731
+    assert turns(fg, platform) <= turns(jax, platform)
+    assert turns(fg, "cpu") == turns(fg, platform) + 1
+
+
+def lowered(f, platform):
+    return jax.jit(f).trace(W).lower(lowering_platforms=(platform,)).as_text()

@@ -1,0 +1,136 @@
+"""Programs made, taken apart and run, and what is said of their equations."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.ad_checkpoint import Recompute
+from jax.debug import DebugEffect, OrderedDebugEffect
+from jax.interpreters.partial_eval import dce_jaxpr, trace_to_jaxpr_dynamic
+
+from funcgrad._jax.compat import ClosedJaxpr
+from funcgrad._jax.names import (
+    UNSPECIFIED,
+    DynamicJaxprTrace,
+    Literal,
+    Primitive,
+    ReadEffect,
+    RefEffect,
+    convert_constvars_jaxpr,
+    current_scope,
+    current_source,
+    ensure_enum,
+    inline_jaxpr_into_trace,
+    jit_p,
+    mem_kind_to_space,
+    positional_effects,
+    remat_allowed_effects,
+    set_current_trace,
+    wrap_init,
+)
+from funcgrad._jax.scopes import context_of
+
+
+def trace_to_jaxpr(fun: Callable[..., Sequence[Any]], in_avals: Sequence[Any], info) -> ClosedJaxpr:
+    """Stage ``fun`` of flat arguments out to a closed jaxpr. ``info`` is the ``DebugInfo`` it is to carry."""
+    wrapped = wrap_init(fun, debug_info=info.with_unknown_names())
+    jaxpr, _, consts = trace_to_jaxpr_dynamic(wrapped, list(in_avals))
+    return ClosedJaxpr(jaxpr, consts)
+
+
+def unnamed(program: ClosedJaxpr) -> Any:
+    """The debug information of a program, for one with other inputs and outputs."""
+    return program.jaxpr.debug_info.with_unknown_names()
+
+
+def close(jaxpr):
+    """A closed jaxpr of a jaxpr without constants."""
+    return ClosedJaxpr(jaxpr, ())
+
+
+def opened(program):
+    """A jaxpr that takes the constants of a closed one as its first inputs."""
+    return convert_constvars_jaxpr(program.jaxpr)
+
+
+def without_dead_code(program):
+    jaxpr, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars), instantiate=True)
+    return program.replace(jaxpr=jaxpr)
+
+
+def is_for_debugging(eqn) -> bool:
+    """Whether an equation has effects, and none but to show values."""
+    return bool(eqn.effects) and all(isinstance(e, DebugEffect | OrderedDebugEffect) for e in eqn.effects)
+
+
+def policy_decision(policy, eqn) -> Any:
+    """What a checkpoint policy says of an equation's outputs; None for: compute them again."""
+    decision = ensure_enum(policy(eqn.primitive, *[x.aval for x in eqn.invars], **eqn.params))
+    return None if decision is Recompute else decision
+
+
+def transfers(decision):
+    """The ways to the memory that a value is offloaded to, and back."""
+    there, back = (mem_kind_to_space(kind) for kind in (decision.dst, decision.src))
+    return (lambda x: jax.device_put(x, there)), (lambda x: jax.device_put(x, back))
+
+
+def effects_refused_by_remat(found) -> Any:
+    return remat_allowed_effects.filter_not_in(found)
+
+
+def ref_uses(program) -> tuple[set[int], set[int]]:
+    """The numbers of a program's inputs that are references it uses, and of those that it writes or adds to."""
+    found = [e for e in positional_effects(program) if isinstance(e, RefEffect)]
+    return {e.input for e in found}, {e.input for e in found if not isinstance(e, ReadEffect)}
+
+
+@functools.cache
+def is_plain(primitive) -> bool:
+    """Whether binding a primitive to a trace is no more than handing it to the trace."""
+    return type(primitive) is Primitive and not {"bind_with_trace", "is_high"} & vars(primitive).keys()
+
+
+def write_out(trace, program, args: Sequence[Any], params) -> list[Any]:
+    """The outputs of a program whose equations ``trace`` is given, in the place of one jit equation with ``params``."""
+    if type(trace) is DynamicJaxprTrace:
+        # What ``jit_p`` does there, which takes twice as long to find that out.
+        source = current_source()
+        tracers = [trace.to_jaxpr_tracer(x, source) for x in args]
+        return inline_jaxpr_into_trace(trace, source, program.jaxpr, program.consts, *tracers)
+    ins, outs = len(program.in_avals), len(program.out_avals)
+    changed = {
+        "jaxpr": program,
+        "in_shardings": (UNSPECIFIED,) * ins,
+        "out_shardings": (UNSPECIFIED,) * outs,
+        "in_layouts": (None,) * ins,
+        "out_layouts": (None,) * outs,
+        "donated_invars": (False,) * ins,
+    }
+    with set_current_trace(trace):
+        return jit_p.bind(*args, **{**params, **changed})
+
+
+def rebind(eqn, values: Sequence[Any], scope, **changed: Any) -> list[Any]:
+    """The outputs of an equation for other operands, and other parameters where given."""
+    with context_of(eqn, scope):
+        outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params({**eqn.params, **changed}))
+    return list(outs) if eqn.primitive.multiple_results else [outs]
+
+
+def eval_inlining(program, primitive, args) -> list[Any]:
+    """Evaluate ``program`` with the calls of ``primitive`` in it, at any depth of such calls, spelled out."""
+    env = dict(zip((*program.jaxpr.constvars, *program.jaxpr.invars), (*program.consts, *args), strict=True))
+    scope = current_scope()
+    for eqn in program.jaxpr.eqns:
+        values = [x.val if type(x) is Literal else env[x] for x in eqn.invars]
+        if eqn.primitive is primitive:
+            with context_of(eqn, scope):
+                outs = eval_inlining(eqn.params["jaxpr"], primitive, values)
+        else:
+            outs = rebind(eqn, values, scope)
+        env.update(zip(eqn.outvars, outs, strict=True))
+    return [x.val if type(x) is Literal else env[x] for x in program.jaxpr.outvars]

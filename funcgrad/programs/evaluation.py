@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, Literal, jit_p
+from funcgrad._jax import ClosedJaxpr, Literal, Var, jit_p
 
 #: Runs an equation on its operands' values and returns the list of its outputs.
 Run = Callable[[Any, Sequence[Any]], Sequence[Any]]
@@ -41,17 +41,31 @@ def inline_jits(program: ClosedJaxpr) -> ClosedJaxpr:
     """``program`` with its jitted calls spelled out, at any depth of such calls."""
     if not any(eqn.primitive is jit_p for eqn in program.jaxpr.eqns):
         return program
+    constvars, consts, eqns = list(program.jaxpr.constvars), list(program.consts), []
+    env: dict[Any, Any] = {}
 
-    def run_inside(scope: Any) -> Run:
-        def run(eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
-            if eqn.primitive is not jit_p:
-                return _jax.rebind(eqn, values, scope)
-            with _jax.context_of(eqn, scope):
-                return evaluate(eqn.params["jaxpr"], *values, run=run_inside(_jax.current_scope()))
+    def append(eqn: Any, env: dict[Any, Any], scope: Any) -> None:
+        """Append an equation whose variables have the names ``env``, where they have other names."""
+        invars = [x if type(x) is Literal else env.get(x, x) for x in eqn.invars]
+        if eqn.primitive is not jit_p:
+            if scope is not None:
+                outvars = [x if isinstance(x, _jax.DropVar) else env.setdefault(x, Var(x.aval)) for x in eqn.outvars]
+                source = eqn.source_info.replace(name_stack=scope + eqn.source_info.name_stack)
+                eqn = eqn.replace(outvars=outvars, source_info=source)
+            eqns.append(eqn.replace(invars=invars))
+            return
+        inner, within = eqn.params["jaxpr"], eqn.source_info.name_stack
+        fresh = [Var(v.aval) for v in inner.jaxpr.constvars]
+        constvars.extend(fresh)
+        consts.extend(inner.consts)
+        inside = dict(zip((*inner.jaxpr.constvars, *inner.jaxpr.invars), (*fresh, *invars), strict=True))
+        for each in inner.jaxpr.eqns:
+            append(each, inside, within if scope is None else scope + within)
+        outs = [x if type(x) is Literal else inside[x] for x in inner.jaxpr.outvars]
+        env.update(zip(eqn.outvars, outs, strict=True))
 
-        return run
-
-    def run_all(*args: Any) -> list[Any]:
-        return evaluate(program, *args, run=run_inside(_jax.current_scope()))
-
-    return _jax.trace_to_jaxpr(run_all, program.in_avals, program.jaxpr.debug_info)
+    for eqn in program.jaxpr.eqns:
+        append(eqn, env, None)
+    outvars = [x if type(x) is Literal else env.get(x, x) for x in program.jaxpr.outvars]
+    jaxpr = program.jaxpr.replace(constvars=constvars, eqns=eqns, outvars=outvars)
+    return program.replace(jaxpr=jaxpr, consts=consts)

@@ -6,8 +6,10 @@ entry of that: a loop of n steps over an array of n takes n² time. Here such su
 Then XLA has to do them in place, and on the CPU it copies the array whenever what reads it may run after it is written
 again. Fusion makes this so: a read is repeated inside of whatever uses it, a write inside of whatever reads it next.
 ``lax.optimization_barrier`` is gone before fusion, but a conditional is a border that fusion does not cross. So what is
-read of an array before its next write is read inside of one, together with all that uses it, and what is written waits
-for that: the predicates are always true and no compiler can know them to be.
+read of an array before its next write is there read inside of one, together with all that uses it, and what is written
+waits for that: the predicates are always true and no compiler can know them to be.
+
+Loops of hundreds of updates are ordinary. Their equations are sorted once and put together anew, and not traced again.
 """
 
 from __future__ import annotations
@@ -23,19 +25,18 @@ from jax import lax
 from jax.core import ShapedArray
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, Literal, Var, add_jaxvals_p, jit_p
+from funcgrad._jax import ClosedJaxpr, Literal, Var, add_jaxvals_p, jit_p, new_jaxpr_eqn
 from funcgrad.programs.evaluation import inline_jits
-from funcgrad.programs.flow import Flow
+from funcgrad.programs.flow import Flow, size
 from funcgrad.programs.loop import Loop
+from funcgrad.programs.platform import choice, zeros_of
+from funcgrad.programs.thresholds import IN_PLACE_BYTES
 
 READS = {lax.gather_p, lax.dynamic_slice_p, lax.slice_p}
 WRITES = {
     lax.scatter_p, lax.scatter_add_p, lax.scatter_sub_p, lax.scatter_mul_p, lax.scatter_min_p, lax.scatter_max_p,
     lax.dynamic_update_slice_p,
 }  # fmt: skip
-
-#: Arrays of fewer bytes are copied in less time than it takes to avoid it.
-SMALL = 1024
 
 
 class Link(NamedTuple):
@@ -67,12 +68,21 @@ def body_in_place(program: ClosedJaxpr, carries: Sequence[tuple[int, int]]) -> C
     if not links:
         return program
     links.sort(key=lambda link: link.eqns[-1])
-    run = lambda *args: Rewriting(body, links, args).outputs  # noqa: E731
-    return _jax.trace_to_jaxpr(run, program.in_avals, program.jaxpr.debug_info)
+    return Rewriting(body, links).program()
 
 
 def is_large(aval: Any) -> bool:
-    return _jax.is_unsharded(aval) and bool(aval.shape) and math.prod(aval.shape) * aval.dtype.itemsize >= SMALL
+    large = (
+        _jax.is_unsharded(aval) and bool(aval.shape) and math.prod(aval.shape) * aval.dtype.itemsize >= IN_PLACE_BYTES
+    )
+    return large and is_number(aval)
+
+
+def is_number(aval: Any) -> bool:
+    numbers = isinstance(aval, ShapedArray) and any(
+        jnp.issubdtype(aval.dtype, kind) for kind in (jnp.number, jnp.bool_)
+    )
+    return numbers and math.prod(aval.shape) > 0
 
 
 class Body(Flow):
@@ -89,7 +99,8 @@ class Body(Flow):
             links.append(link)
             at = link.before
         for link in links:
-            others = [self.eqns[k] for k in self.uses[link.before] if k not in link.eqns]
+            own = set(link.eqns)
+            others = [self.eqns[k] for k in self.uses[link.before] if k not in own]
             if any(eqn.primitive not in READS or eqn.invars[0] is not link.before for eqn in others):
                 return []
         return [] if first in self.returned else links
@@ -104,10 +115,10 @@ class Body(Flow):
         if eqn.primitive is not add_jaxvals_p:
             return None
         terms, sums = self.terms(k)
-        sparse = [self.maker[x] for x in terms if self.is_sparse(x)]
         dense = [x for x in terms if not self.is_sparse(x)]
         if len(dense) != 1 or type(dense[0]) is Literal:
             return None
+        sparse = [self.maker[x] for x in terms if x is not dense[0]]
         return Link(dense[0], after, (*sparse, *sums[::-1]), tuple(sparse))
 
     def is_sparse(self, x: Any) -> bool:
@@ -128,152 +139,201 @@ class Body(Flow):
 
 
 class Rewriting:
-    """One run of a body with the steps ``links`` of carried arrays done in place, in their order."""
+    """A body with the steps ``links`` of carried arrays done in place, in their order.
 
-    def __init__(self, body: Body, links: Sequence[Link], args: Sequence[Any]):
-        self.body = body
-        program = body.program
-        self.env: dict[Var, Any] = dict(zip(program.jaxpr.invars, args, strict=True))
-        self.env.update(zip(program.jaxpr.constvars, program.consts, strict=True))
-        self.scope = _jax.current_scope()
-        #: Equations that have been run, or that a step stands for.
-        self.done: set[int] = set()
-        self.linked = {k for link in links for k in link.eqns}
-        #: What has been read of each version of an array, by its last reader.
-        self.seen: dict[Var, list[Var]] = {link.before: [] for link in links}
-        self.opaque = self.smallest_input()
-        for link in links:
-            self.step(link)
-        self.run(set(range(len(body.eqns))) - self.done)
-        self.outputs = [self.value(x) for x in program.jaxpr.outvars]
+    Every other equation comes after as few steps as it can. Those that read an array whose next version is to come, and
+    what uses what they read, as far as it waits for no further step, are the block of that place.
+    """
 
-    def smallest_input(self) -> Any:
-        """A value that no compiler knows, None if there is none. The last inputs are elements of ``xs``."""
-        inputs = [v for v in reversed(self.body.program.jaxpr.invars) if v not in self.seen and is_number(v.aval)]
-        smallest = min(inputs, key=lambda v: math.prod(v.aval.shape), default=None)
-        return None if smallest is None else self.env[smallest]
+    def __init__(self, body: Body, links: Sequence[Link]):
+        self.body, self.links = body, links
+        self.sparse = {k for link in links for k in link.sparse}
+        #: The equations that come after so many steps, in blocks and outside of them.
+        self.blocks: list[list[Any]] = [[] for _ in links]
+        self.others: list[list[Any]] = [[] for _ in range(len(links) + 1)]
+        #: The number of the block that makes a variable, and of those that read a version of an array.
+        self.block_of: dict[Var, int] = {}
+        self.readers: dict[Var, set[int]] = {link.before: set() for link in links}
+        #: What is used outside of the block that makes it.
+        self.leaving = set(body.returned)
+        self.place(self.live())
+        self.staged = Staged(body.program.jaxpr.debug_info)
 
-    def value(self, x: Any) -> Any:
-        return x.val if type(x) is Literal else self.env[x]
+    def live(self) -> list[int]:
+        """The equations that the outputs depend on, in order, when sparse arrays are not made any more."""
+        needed, found = set(self.body.returned), []
+        for k in reversed(range(len(self.body.eqns))):
+            if not needed.isdisjoint(self.body.eqns[k].outvars):
+                found.append(k)
+                needed.update(self.operands(k))
+        return found[::-1]
 
-    def run(self, eqns: set[int]) -> None:
-        for k in sorted(eqns):
+    def operands(self, k: int) -> list[Var]:
+        eqn = self.body.eqns[k]
+        return [x for x in (entries(eqn) if k in self.sparse else eqn.invars) if type(x) is not Literal]
+
+    def place(self, live: Sequence[int]) -> None:
+        linked = {k: s for s, link in enumerate(self.links, 1) for k in link.eqns}
+        #: After how many steps a variable is there.
+        steps: dict[Var, int] = {}
+        for k in live:
+            eqn, operands = self.body.eqns[k], self.operands(k)
+            s = linked.get(k) or max([steps.get(x, 0) for x in operands], default=0)
+            steps.update(dict.fromkeys(eqn.outvars, s))
+            read = [] if k in linked else [x for x in operands if x in self.readers]
+            uses_read = k not in linked and any(self.block_of.get(x) == s for x in operands)
+            block = s if (read or uses_read) and s < len(self.links) else None
+            self.leaving.update(x for x in operands if self.block_of.get(x, block) != block)
+            if block is not None:
+                self.blocks[s].append(eqn)
+                self.block_of.update(dict.fromkeys(eqn.outvars, s))
+                for x in read:
+                    self.readers[x].add(s)
+            elif k not in linked:
+                self.others[s].append(eqn)
+
+    def program(self) -> ClosedJaxpr:
+        """The body. What waits for no step and reads no array comes first, and is the same on all platforms."""
+        program = self.body.program
+        eqns = self.from_first_block(bordered=False)
+        if any(self.blocks):
+            on_cpu = self.from_first_block(bordered=True)
+            made = {v for eqn in on_cpu for v in eqn.outvars}
+            ins, outs = free(on_cpu), [v for v in dict.fromkeys(self.body.returned) if v in made]
+            cpu, default = (self.staged.program(ins, outs, eqns) for eqns in (on_cpu, eqns))
+            eqns = choice(cpu, default, ins, outs)
+        return program.replace(jaxpr=program.jaxpr.replace(eqns=[*self.others[0], *eqns]))
+
+    def from_first_block(self, *, bordered: bool) -> list[Any]:
+        """The equations, with borders around blocks or without."""
+        eqns: list[Any] = []
+        #: A value of each block that has a border.
+        witnesses: dict[int, Var] = {}
+        if bordered:
+            index = self.staged.call(eqns, index_of_true, [self.opaque()], like=self.body.eqns[0])
+        for s, link in enumerate(self.links):
+            eqns += self.others[s] if s else ()
+            if self.blocks[s] and bordered:
+                eqns.append(self.conditional(index, self.blocks[s]))
+                numbers = [v for v in eqns[-1].outvars if is_number(v.aval)]
+                witnesses |= {s: min(numbers, key=size)} if numbers else {}
+            else:
+                eqns += self.blocks[s]
+            self.step(eqns, link, witnesses)
+        return eqns + self.others[-1]
+
+    def opaque(self) -> Var:
+        """A small value that no compiler knows. The last inputs are elements of ``xs``."""
+        inputs = [v for v in reversed(self.body.program.jaxpr.invars) if is_number(v.aval)]
+        return min(inputs, key=lambda v: (v in self.readers, size(v)))
+
+    def conditional(self, index: Var, block: list[Any]) -> Any:
+        """A block as the branch with number ``index`` = 1, which is always taken."""
+        ins, outs = free(block), [v for eqn in block for v in eqn.outvars if v in self.leaving]
+        branches = self.staged.zeros(ins, outs), self.staged.program(ins, outs, block)
+        first = block[0]
+        return new_jaxpr_eqn(
+            [index, *ins], outs, lax.cond_p, {"branches": branches}, _jax.no_effects, first.source_info, first.ctx
+        )
+
+    def step(self, eqns: list[Any], link: Link, witnesses: dict[int, Var]) -> None:
+        """Append the equations of a step, to be done when the blocks that read the array are."""
+        array, last = link.before, (link.sparse or link.eqns)[-1]
+        for k in link.sparse or link.eqns:
             eqn = self.body.eqns[k]
-            outs = _jax.rebind(eqn, list(map(self.value, eqn.invars)), self.scope)
-            self.env.update(zip(eqn.outvars, outs, strict=True))
-        self.done |= eqns
-
-    def step(self, link: Link) -> None:
-        self.read_all()
-        array = self.env[link.before]
-        seen = [self.env[v] for v in self.seen[link.before]]
-        for eqn in [self.body.eqns[k] for k in link.sparse or link.eqns]:
-            operands = eqn.invars[:1] if eqn.primitive is lax.pad_p else eqn.invars[1:]
-            self.run(self.body.ancestors(operands, self.done))
-            values = list(map(self.value, operands))
-            at = 0 if eqn.primitive in (lax.pad_p, lax.dynamic_update_slice_p) else 1
-            values[at] = after(seen, values[at])
-            with _jax.context_of(eqn, self.scope):
-                array = (
-                    add_sparse(array, eqn, values) if link.sparse else eqn.primitive.bind(array, *values, **eqn.params)
-                )
-        self.env[link.after] = array
-        self.done.update(link.eqns)
-
-    def read_all(self) -> None:
-        """Run what reads arrays, and what uses what was read, as far as it depends on no step to come."""
-        eqns = self.body.eqns
-        blocked, block = set(self.linked - self.done), set()
-        arrays = {v for v in self.seen if v in self.env}
-        tainted: set[Var] = set()
-        waiting: set[Var] = {v for k in blocked for v in eqns[k].outvars}
-        reads: dict[Var, list[Var]] = {}
-        for k, eqn in enumerate(eqns):
-            if k in self.done or k in blocked:
-                continue
-            operands = {x for x in eqn.invars if type(x) is not Literal}
-            if not operands.isdisjoint(waiting):
-                waiting.update(eqn.outvars)
-            elif not operands.isdisjoint(arrays) or not operands.isdisjoint(tainted):
-                block.add(k)
-                tainted.update(eqn.outvars)
-                for array in operands & arrays:
-                    reads.setdefault(array, []).extend(eqn.outvars)
-        if not block:
-            return
-        inputs = list(dict.fromkeys(x for k in sorted(block) for x in eqns[k].invars if type(x) is not Literal))
-        self.run(self.body.ancestors(inputs, self.done | block))
-        inputs = [x for x in inputs if x in self.env]
-        kept = {v for vs in reads.values() for v in vs}
-        outs = [
-            v
-            for k in sorted(block)
-            for v in eqns[k].outvars
-            if v in kept or v in self.body.returned or not block.issuperset(self.body.uses.get(v, ()))
-        ]
-
-        def run(*values: Any) -> list[Any]:
-            outside, self.env = self.env, dict(zip(inputs, values, strict=True))
-            self.run(block)
-            inside, self.env = self.env, outside
-            return [inside[v] for v in outs]
-
-        values = bordered(self.opaque, run, [v.aval for v in outs], [self.env[x] for x in inputs])
-        self.env.update(zip(outs, values, strict=True))
-        for array, vs in reads.items():
-            self.seen[array] += vs
+            operands = list(entries(eqn))
+            if array is link.before:
+                # What comes from a block comes after it.
+                known = {self.block_of[x] for x in self.operands(k) if x in self.block_of}
+                seen = [witnesses[s] for s in sorted(self.readers[array] - known) if s in witnesses]
+                at = 0 if eqn.primitive in (lax.pad_p, lax.dynamic_update_slice_p) else 1
+                if seen:
+                    operands[at] = self.staged.call(eqns, after, [operands[at], *seen], like=eqn)
+            out = link.after if k == last else Var(link.after.aval)
+            if link.sparse and eqn.primitive is not lax.scatter_add_p:
+                self.staged.call(eqns, add_block, [array, *operands], like=eqn, out=out)
+            else:
+                eqns.append(eqn.replace(invars=[array, *operands], outvars=[out]))
+            array = out
 
 
-def bordered(opaque: Any, function: Callable[..., list[Any]], out_avals: Sequence[Any], operands: Sequence[Any]) -> Any:
-    """``function(*operands)``, on the CPU with a border around it that fusion does not cross."""
-    if opaque is None:
-        return function(*operands)
+class Staged:
+    """Programs that are traced once for each choice of types, to be taken for more than one block or step."""
 
-    def conditional(opaque, *operands):
-        return lax.cond(always(opaque), function, lambda *_: [_jax.zeros(aval) for aval in out_avals], *operands)
+    def __init__(self, info: Any):
+        self.info = info
+        self.known: dict[Any, ClosedJaxpr] = {}
 
-    plain = lambda opaque, *operands: function(*operands)  # noqa: E731
-    return lax.platform_dependent(opaque, *operands, cpu=conditional, default=plain)
+    def trace(self, key: Any, function: Callable[..., Sequence[Any]], ins: Sequence[Any]) -> ClosedJaxpr:
+        key = key, tuple([x.aval for x in ins])
+        if key not in self.known:
+            self.known[key] = _jax.trace_to_jaxpr(function, key[1], self.info)
+        return self.known[key]
+
+    def call(self, eqns: list[Any], function: Callable, operands: Sequence[Any], *, like: Any, out: Any = None) -> Var:
+        """Append the equations of ``function``, which has one output, with the line and settings of ``like``."""
+        jaxpr = self.trace(function, lambda *xs: [function(*xs)], operands).jaxpr
+        env = dict(zip(jaxpr.invars, operands, strict=True))
+        if out is not None:
+            env[jaxpr.outvars[0]] = out
+        for eqn in jaxpr.eqns:
+            invars = [x if type(x) is Literal else env[x] for x in eqn.invars]
+            outvars = [env.setdefault(v, Var(v.aval)) for v in eqn.outvars]
+            eqns.append(eqn.replace(invars=invars, outvars=outvars, source_info=like.source_info, ctx=like.ctx))
+        return env[jaxpr.outvars[0]]
+
+    def zeros(self, ins: Sequence[Var], outs: Sequence[Var]) -> ClosedJaxpr:
+        """A program from ``ins`` to zeros in the place of ``outs``."""
+        avals = tuple([v.aval for v in outs])
+        return self.trace(avals, lambda *_: zeros_of(avals), ins)
+
+    def program(self, ins: Sequence[Var], outs: Sequence[Var], eqns: list[Any]) -> ClosedJaxpr:
+        empty = self.zeros((), ())
+        return empty.replace(jaxpr=empty.jaxpr.replace(invars=ins, outvars=outs, eqns=eqns))
 
 
-def after(seen: Sequence[Any], x: Any) -> Any:
-    """``x``, not to be had before all of ``seen``."""
-    if not seen:
-        return x
-    known = functools.reduce(lax.bitwise_and, map(always, seen))
-    return lax.select(known, x, lax.full_like(x, 1))
+def free(eqns: Sequence[Any]) -> list[Var]:
+    """The variables that equations take and do not make."""
+    made = {v for eqn in eqns for v in eqn.outvars}
+    return list(dict.fromkeys(x for eqn in eqns for x in eqn.invars if type(x) is not Literal and x not in made))
 
 
-def always(x: Any) -> Any:
-    """True, whatever the first entry of ``x`` is."""
-    x = lax.index_in_dim(lax.reshape(x, (x.size,)), 0, keepdims=False)
-    if jnp.issubdtype(x.dtype, jnp.inexact):
-        return lax.bitwise_or(lax.eq(x, x), lax.ne(x, x))
-    x = lax.convert_element_type(x, np.int32)
-    return lax.bitwise_or(lax.lt(x, np.int32(0)), lax.ge(x, np.int32(0)))
-
-
-def is_number(aval: Any) -> bool:
-    numbers = isinstance(aval, ShapedArray) and any(
-        jnp.issubdtype(aval.dtype, kind) for kind in (jnp.number, jnp.bool_)
-    )
-    return numbers and math.prod(aval.shape) > 0
-
-
-def add_sparse(array: Any, eqn: Any, operands: Sequence[Any]) -> Any:
-    """``array`` plus what the equation ``eqn`` would make of zeros and ``operands``."""
-    if eqn.primitive is lax.scatter_add_p:
-        return eqn.primitive.bind(array, *operands, **eqn.params)
-    update, *starts = operands
+def entries(eqn: Any) -> Sequence[Any]:
+    """What a write takes besides the array, a sparse array besides zeros: what to write, and where."""
     if eqn.primitive is lax.pad_p:
         starts = [np.int32(low) for low, _, _ in eqn.params["padding_config"]]
+        return [eqn.invars[0], *(Literal(i, ShapedArray((), i.dtype)) for i in starts)]
+    return eqn.invars[1:]
+
+
+def add_block(array: Any, block: Any, *starts: Any) -> Any:
+    """``array`` plus ``block``, from ``starts`` on."""
     dims = tuple(range(array.ndim))
     return lax.scatter_add(
         array,
         lax.concatenate([lax.reshape(lax.convert_element_type(i, np.int32), (1,)) for i in starts], 0),
-        update,
+        block,
         lax.ScatterDimensionNumbers(dims, (), dims),
         indices_are_sorted=True,
         unique_indices=True,
         mode=lax.GatherScatterMode.CLIP,
     )
+
+
+def after(x: Any, *seen: Any) -> Any:
+    """``x``, not to be had before all of ``seen``."""
+    return lax.select(functools.reduce(lax.bitwise_and, map(always, seen)), x, lax.full_like(x, 1))
+
+
+def index_of_true(x: Any) -> Any:
+    return lax.convert_element_type(always(x), np.int32)
+
+
+def always(x: Any) -> Any:
+    """True, whatever the first entry of ``x`` is."""
+    if x.ndim:
+        x = lax.index_in_dim(lax.reshape(x, (x.size,)), 0, keepdims=False)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return lax.bitwise_or(lax.eq(x, x), lax.ne(x, x))
+    x = lax.convert_element_type(x, np.int32)
+    return lax.bitwise_or(lax.lt(x, np.int32(0)), lax.ge(x, np.int32(0)))

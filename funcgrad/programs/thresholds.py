@@ -19,3 +19,7 @@ TURN_STACKS = 2
 
 #: With fewer steps taken together a loop around the loop costs about what it saves (LSTM, 64 to 512 steps).
 DEFER_STEPS = 4
+
+#: Carried arrays of fewer bytes are left alone. A step of a gradient with the array copied and in place: 0.43 and 0.05
+#: microseconds at 1024 bytes, 0.13 and 0.03 at 256, the same from 128 bytes down.
+IN_PLACE_BYTES = 1024

@@ -9,10 +9,10 @@ strides and dilations change places.
 
 from __future__ import annotations
 
-import jax
 from jax import lax
 
 from funcgrad import _jax
+from funcgrad.programs.platform import on_cpu
 from funcgrad.rules.numbers import convert
 from funcgrad.rules.rule import formula
 from funcgrad.rules.windows import extent
@@ -81,25 +81,31 @@ def kernel_ct(
         strict=True,
     ):
         config.append((low, extent(k, dilation) + extent(m, stride) - extent(n, base) - low - 1))
-    if batch_group_count > 1 and jax.default_backend() == "cpu":
+
+    def convolved(x, ct, feature_groups=feature_group_count, batch_groups=batch_group_count):
+        return lax.conv_general_dilated(
+            x,
+            ct,
+            window_strides=rhs_dilation,
+            padding=config,
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=window_strides,
+            dimension_numbers=lax.ConvDimensionNumbers(swapped(lhs), swapped(out), swapped(rhs)),
+            feature_group_count=feature_groups,
+            batch_group_count=batch_groups,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+            out_sharding=_jax.explicit_sharding(y_aval),
+        )
+
+    def by_features(x, ct):
+        return convolved(move_groups(x, batch_group_count, lhs[1], lhs[0]), ct, batch_group_count, 1)
+
+    x = convert(x, ct)
+    if batch_group_count > 1:
         # XLA's CPU compiler takes 100 times as long over groups of a batch as over groups of features.
-        x = move_groups(x, batch_group_count, lhs[1], lhs[0])
-        feature_group_count, batch_group_count = batch_group_count, 1
-    y_ct = lax.conv_general_dilated(
-        convert(x, ct),
-        ct,
-        window_strides=rhs_dilation,
-        padding=config,
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=window_strides,
-        dimension_numbers=lax.ConvDimensionNumbers(swapped(lhs), swapped(out), swapped(rhs)),
-        feature_group_count=feature_group_count,
-        batch_group_count=batch_group_count,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-        out_sharding=_jax.explicit_sharding(y_aval),
-    )
-    return convert(y_ct, y_aval)
+        return convert(on_cpu(by_features, convolved, x, ct), y_aval)
+    return convert(convolved(x, ct), y_aval)
 
 
 def swapped(spec):

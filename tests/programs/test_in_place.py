@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 from jax import lax
 
 import funcgrad as fg
+from funcgrad.programs.in_place import body_in_place
 from tests.agreement import assert_agrees, assert_same, quick_jit
 
 N = 300
@@ -124,3 +127,77 @@ def test_not_a_number_passes_through():
     assert np.isnan(fg.grad(loss)(np.float32(np.nan)))
     weights = np.where(np.arange(N) == 50, np.nan, 1).astype(np.float32)
     assert np.isnan(jax.jit(fg.grad(lambda x: jnp.sum(programs["set"](x) * weights)))(0.9))
+
+
+def updated(count):
+    """A loop with so many updates in a step."""
+
+    def step(i, y, x):
+        for j in range(count):
+            y = y.at[i + j].set(jnp.sin(y[i - 1]) * x + y[0])
+        return y
+
+    return filled(step, N - count)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_only_the_program_for_the_cpu_has_borders(platform):
+    """Elsewhere, for any number of updates, there is one conditional in each loop: the choice itself."""
+
+    def counts(count, platform):
+        traced = jax.jit(fg.grad(lambda x: jnp.sum(updated(count)(x) ** 2))).trace(0.9)
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        return [text.count(word) for word in ("stablehlo.case", "stablehlo.if", "stablehlo.or")]
+
+    (cases, *others), (same_cases, *others_of_four) = counts(1, platform), counts(4, platform)
+    assert others == others_of_four == [0, 0]
+    assert cases == same_cases
+    (cases, _, fences), (cases_of_four, _, fences_of_four) = counts(1, "cpu"), counts(4, "cpu")
+    # Three more updates are three more blocks that read, forward and backward.
+    assert cases_of_four == cases + 6
+    assert fences_of_four > fences > 0
+
+
+def test_sums_may_have_thousands_of_terms():
+    n = 5000
+
+    def loss(x):
+        step = lambda y, _: (functools.reduce(lax.add, [x] * n, y), None)  # noqa: E731
+        return jnp.sum(lax.scan(step, START, None, length=2)[0])
+
+    assert_same(quick_jit(fg.grad(loss))(START), np.full(N, 2 * n, np.float32), 1e-6)
+
+
+def test_the_work_of_rewriting_grows_with_the_updates():
+    """Counted in calls that Python makes, and in equations of what comes out."""
+
+    def work(count):
+        calls = 0
+
+        def count_call(frame, event, arg):
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        def step(i, y):
+            for j in range(count):
+                y = y.at[i + j].set(jnp.sin(y[i - 1]) + y[0])
+            return y
+
+        program = jax.make_jaxpr(step)(2, START)
+        sys.setprofile(count_call)
+        try:
+            rewritten = body_in_place(program, [(1, 0)])
+        finally:
+            sys.setprofile(None)
+        return calls, number_of_equations(rewritten.jaxpr)
+
+    work(2)
+    (calls, eqns), (twice_calls, twice_eqns) = work(80), work(160)
+    assert eqns > 80 * 10
+    assert twice_calls <= 2.1 * calls
+    assert twice_eqns <= 2.1 * eqns
+
+
+def number_of_equations(jaxpr):
+    inner = [p for eqn in jaxpr.eqns for p in eqn.params.get("branches", ())]
+    return len(jaxpr.eqns) + sum(number_of_equations(p.jaxpr) for p in inner)

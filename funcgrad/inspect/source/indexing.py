@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from funcgrad._jax import Literal
-from funcgrad.inspect.source.calls import Names, Spelling, size
+from funcgrad.inspect.source.operations import subscript
 from funcgrad.inspect.source.program import Equation
 from funcgrad.inspect.source.simplify import Rewrite, Simplifier, instead, is_value
-from funcgrad.inspect.source.static import quoted, static_text
-from funcgrad.inspect.source.text import ATOM, Text, call, tuple_of
+from funcgrad.inspect.source.spelling import Names, Spelling
+from funcgrad.inspect.source.static import static_text
+from funcgrad.inspect.source.trees import call, static
 
 MODES = {"FILL_OR_DROP": "fill", "CLIP": "clip", "PROMISE_IN_BOUNDS": "promise_in_bounds", "ONE_HOT": "one_hot"}
 #: The methods of ``x.at[i]``.
@@ -178,131 +180,102 @@ REWRITES = {
 # Spellings.
 
 
-def where_negative(names: Names, eqn: Equation) -> Text:
-    x = names.typed(eqn.inputs[0])
-    return call("jnp.where", f"{x.within(ATOM)} < 0", f"{x.within(ATOM)} + {eqn.params['size']}", x)
-
-
-def settings(params: Any, index: Any = None) -> dict[str, str]:
+def settings(eqn: Equation, index: Any = None) -> str:
     """What is said of the indices, as keywords.
 
     That they are in bounds goes without saying where a default does the same then.
     """
-    flags = ("indices_are_sorted", "unique_indices") if index is None or index.aval.shape else ()
-    given = {name: "True" for name in flags if params[name]}
-    mode = MODES[params["mode"].name]
-    return given if index is not None and mode != "clip" else {**given, "mode": quoted(mode)}
-
-
-def take_rows(names: Names, eqn: Equation) -> Text:
-    x, index = eqn.inputs
     params = eqn.params
-    given = settings(params, index)
-    if not params["wraps"]:
-        given["wrap_negative_indices"] = "False"
-    if not fills_as_default(params["fill_value"], eqn.outputs[0].aval.dtype):
-        given["fill_value"] = static_text(params["fill_value"])
-    place = f"{names.typed(x).within(ATOM)}.at[{names.text(index)}]"
-    if not given:
-        return Text(place.replace(".at[", "[", 1))
-    return call(f"{place}.get", **given)
+    flags = ("indices_are_sorted", "unique_indices") if index is None or index.aval.shape else ()
+    given = [f"{name}=True" for name in flags if params[name]]
+    mode = MODES[params["mode"].name]
+    if index is None or mode == "clip":
+        given.append(f'mode="{mode}"')
+    if index is not None and not params["wraps"]:
+        given.append("wrap_negative_indices=False")
+    return ", ".join(given)
 
 
-def fills_as_default(value: Any, dtype: Any) -> bool:
-    return value is None or (jnp.issubdtype(dtype, np.inexact) and bool(np.isnan(value)))
+def fill_value(eqn: Equation) -> str:
+    """The fill value as a keyword, nothing where it is the default."""
+    value = eqn.params["fill_value"]
+    is_inexact = jnp.issubdtype(eqn.outputs[0].aval.dtype, np.inexact)
+    return "" if value is None or (is_inexact and np.isnan(value)) else f"fill_value={static_text(value)}"
 
 
-def put_rows_text(names: Names, eqn: Equation) -> Text:
-    x, index, updates = eqn.inputs
-    given = settings(eqn.params, index)
-    if not eqn.params["wraps"]:
-        given["wrap_negative_indices"] = "False"
-    place = f"{names.typed(x).within(ATOM)}.at[{names.text(index)}]"
-    return call(f"{place}.{eqn.params['method']}", names.typed(updates), **given)
+def take_rows(names: Names, eqn: Equation) -> str:
+    given = ", ".join(filter(None, (settings(eqn, eqn.inputs[1]), fill_value(eqn))))
+    return f"x.at[b].get({given})" if given else "x[b]"
 
 
-def take_part(names: Names, eqn: Equation) -> Text:
-    x, index = eqn.inputs
+def put_rows_at(names: Names, eqn: Equation) -> str:
+    return f"x.at[b].{eqn.params['method']}(z, {settings(eqn, eqn.inputs[1])})"
+
+
+def take_part(names: Names, eqn: Equation) -> str:
     axis = eqn.params["axis"]
-    if eqn.params["wraps"]:
-        return Text(f"{names.typed(x).within(ATOM)}[{':, ' * axis}{names.typed(index)}]")
-    return call("lax.dynamic_index_in_dim", names.typed(x), names.typed(index), axis, keepdims="False")
+    return f"x[{':, ' * axis}y]" if eqn.params["wraps"] else f"lax.dynamic_index_in_dim(x, y, {axis}, keepdims=False)"
 
 
-def pick(names: Names, eqn: Equation) -> Text:
-    parts = [":" if i is None else str(i) for i in eqn.params["index"]]
-    while parts[-1] == ":":
-        parts.pop()
-    return Text(f"{names.typed(eqn.inputs[0]).within(ATOM)}[{', '.join(parts)}]")
+def pick(names: Names, eqn: Equation) -> str:
+    return subscript([":" if i is None else i for i in eqn.params["index"]])
 
 
-def take_along(names: Names, eqn: Equation) -> Text:
-    x, index = eqn.inputs
-    given = {"axis": -1 if eqn.params["axis"] == x.aval.ndim - 1 else eqn.params["axis"]}
+def take_along(names: Names, eqn: Equation) -> str:
+    is_last = eqn.params["axis"] == eqn.inputs[0].aval.ndim - 1
+    given = f"axis={-1 if is_last else eqn.params['axis']}"
     mode = MODES[eqn.params["mode"].name]
-    if mode == "clip" or not fills_as_default(eqn.params["fill_value"], x.aval.dtype):
-        given |= {"mode": quoted(mode), "fill_value": static_text(eqn.params["fill_value"])}
-    return call("jnp.take_along_axis", names.typed(x), names.typed(index), **given)
+    if mode == "clip" or fill_value(eqn):
+        given += f', mode="{mode}", fill_value={static_text(eqn.params["fill_value"])}'
+    return f"jnp.take_along_axis(x, y, {given})"
 
 
-def put_along(names: Names, eqn: Equation) -> Text:
-    x, index, updates = eqn.inputs
-    ndim = x.aval.ndim
+def put_along(names: Names, eqn: Equation) -> str:
+    x, axis = eqn.inputs[0].aval, eqn.params["axis"]
     parts = []
-    for i, n in enumerate(x.aval.shape):
-        own = f"jnp.arange({n})" + (f"[{', '.join([':', *['None'] * (ndim - i - 1)])}]" if i < ndim - 1 else "")
-        parts.append(str(names.typed(index)) if i == eqn.params["axis"] else own)
-    extra = {"mode": quoted("clip")} if MODES[eqn.params["mode"].name] == "clip" else {}
-    place = f"{names.typed(x).within(ATOM)}.at[{', '.join(parts)}]"
-    return call(f"{place}.{eqn.params['method']}", names.typed(updates), **extra)
+    for i, n in enumerate(x.shape):
+        turned = f"[{', '.join([':', *['None'] * (x.ndim - i - 1)])}]" if i < x.ndim - 1 else ""
+        parts.append("y" if i == axis else f"jnp.arange({n}){turned}")
+    mode = ', mode="clip"' if MODES[eqn.params["mode"].name] == "clip" else ""
+    return f"x.at[{', '.join(parts)}].{eqn.params['method']}(z{mode})"
 
 
-def put_part_text(names: Names, eqn: Equation) -> Text:
-    x, value, index = [names.typed(x) for x in eqn.inputs]
-    return call("lax.dynamic_update_index_in_dim", x, value, index, eqn.params["axis"])
+def gather(names: Names, eqn: Equation) -> str:
+    fill = "fill_value={fill_value}"
+    return f"lax.gather(x, y, {{dimension_numbers}}, {{tuple(slice_sizes)}}, {settings(eqn)}, {fill})"
 
 
-def gather(names: Names, eqn: Equation) -> Text:
-    x, indices = eqn.inputs
-    given = settings(eqn.params)
-    if eqn.params["fill_value"] is not None:
-        given["fill_value"] = static_text(eqn.params["fill_value"])
-    numbers, sizes = static_text(eqn.params["dimension_numbers"]), size(eqn.params["slice_sizes"])
-    return call("lax.gather", names.typed(x), names.typed(indices), numbers, sizes, **given)
+def scatter(names: Names, eqn: Equation) -> str:
+    return f"lax.{eqn.name.replace('-', '_')}(*xs, {{dimension_numbers}}, {settings(eqn)})"
 
 
-def scatter(names: Names, eqn: Equation) -> Text:
-    operands = [names.typed(y) for y in eqn.inputs]
-    numbers = static_text(eqn.params["dimension_numbers"])
-    return call(f"lax.{eqn.name.replace('-', '_')}", *operands, numbers, **settings(eqn.params))
-
-
-def dynamic_slice(names: Names, eqn: Equation) -> Text:
+def dynamic_slice(names: Names, eqn: Equation) -> ast.expr:
     x, *starts = eqn.inputs
-    return call("lax.dynamic_slice", names.typed(x), places(names, starts), size(eqn.params["slice_sizes"]))
+    given = [names.typed(x), places(names, starts), static(tuple(eqn.params["slice_sizes"]))]
+    return call("lax.dynamic_slice", given)
 
 
-def dynamic_update_slice(names: Names, eqn: Equation) -> Text:
+def dynamic_update_slice(names: Names, eqn: Equation) -> ast.expr:
     x, y, *starts = eqn.inputs
-    return call("lax.dynamic_update_slice", names.typed(x), names.typed(y), places(names, starts))
+    return call("lax.dynamic_update_slice", [names.typed(x), names.typed(y), places(names, starts)])
 
 
-def places(names: Names, starts: list[Any]) -> str:
+def places(names: Names, starts: list[Any]) -> ast.expr:
     """Start indices, which must be of one type."""
     types = {x.aval.dtype for x in starts if type(x) is not Literal}
-    bare = not types or types == {jnp.dtype(jnp.result_type(int))}
-    return tuple_of([(names.text if bare else names.typed)(x) for x in starts])
+    are_bare = not types or types == {jnp.dtype(jnp.result_type(int))}
+    return ast.Tuple([(names.bare if are_bare else names.typed)(x) for x in starts])
 
 
 SPELLINGS: dict[str, Spelling] = {
-    "wrapped_index": where_negative,
+    "wrapped_index": "jnp.where(x < 0, x + {size}, x)",
     "take_rows": take_rows,
-    "put_rows": put_rows_text,
+    "put_rows": put_rows_at,
     "take_part": take_part,
     "pick": pick,
     "take_along": take_along,
     "put_along": put_along,
-    "put_part": put_part_text,
+    "put_part": "lax.dynamic_update_index_in_dim(x, y, z, {axis})",
     "gather": gather,
     "dynamic_slice": dynamic_slice,
     "dynamic_update_slice": dynamic_update_slice,

@@ -10,7 +10,7 @@ import jax
 
 from funcgrad._jax import Var
 from funcgrad.inspect.printing import WIDTH, lines_of
-from funcgrad.inspect.source.program import Equation, Program, callers_first
+from funcgrad.inspect.source.program import Equation, Program, calls_of
 from funcgrad.inspect.source.static import static_text
 from funcgrad.inspect.source.trees import assign, name, packed
 
@@ -53,17 +53,10 @@ def packings_of(
 
     ``leaves`` are the arguments' leaves, ``gradients`` the values that are nothing but the gradient of one.
     """
-    sites: dict[Program, list[Equation]] = {}
-    elsewhere = set()
-    for program in callers_first(root):
-        for eqn in program.equations:
-            if eqn.name == "call":
-                sites.setdefault(eqn.params["program"], []).append(eqn)
-                if program is not root:
-                    elsewhere.add(eqn.params["program"])
     found = {}
-    for program, calls in sites.items():
-        if len(calls) > 1 and program not in elsewhere:
+    for program, sites in calls_of(root).items():
+        calls = [eqn for _, eqn in sites]
+        if len(calls) > 1 and all(around is root for around, _ in sites):
             inputs = groups_of([[leaves.get(x) if type(x) is Var else None for x in e.inputs] for e in calls], calls)
             outputs = groups_of([[gradients.get(v) for v in e.outputs] for e in calls], calls)
             whole = [group for group in outputs if covers(group, arguments)]

@@ -134,7 +134,7 @@ class Match:
         return Rewrite(last.outputs[0], *equations)
 
     def built(self, node: ast.expr, equations: list[Equation], line: Equation | None = None) -> Any:
-        """A value, computed by ``equations``: for the line of an equation, or of the one of its name that was matched."""
+        """A value, computed by ``equations``: for the line of ``line``, or of the one of its name that was matched."""
         if isinstance(node, ast.Name):
             return self.values[node.id]
         name, operands = applied(node) or ("", [])

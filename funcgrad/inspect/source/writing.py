@@ -19,7 +19,7 @@ from funcgrad.inspect.source.dead_code import without_dead_code
 from funcgrad.inspect.source.lifting import Lifter
 from funcgrad.inspect.source.names import Namespace
 from funcgrad.inspect.source.outline import outline
-from funcgrad.inspect.source.program import Program, callers_first
+from funcgrad.inspect.source.program import Program, callers_first, calls_of
 from funcgrad.inspect.source.simplify import simplify
 from funcgrad.inspect.source.staging import stage
 from funcgrad.inspect.source.static import constant_text
@@ -96,7 +96,7 @@ def tidied(jaxpr: Any) -> tuple[Program, dict[Var, Any]]:
 
 
 def written(root: Program, constants: Mapping[Var, Any], arguments: Arguments, title: str, has_aux: bool) -> str:
-    called = {eqn.params["program"] for p in callers_first(root) for eqn in p.equations if eqn.name == "call"}
+    called = calls_of(root)
     programs = [p for p in callers_first(root)[::-1] if p in called]
     uses = root.uses()
     gradients = {v: leaf.place for v, leaf in arguments.gradients() if type(v) is Var and uses[v] == 1}

@@ -182,25 +182,16 @@ REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "mean")
 
 
 def keeping_dimensions(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    """A reduction whose dimensions are put back right away."""
+    """A reduction whose dimensions are put back right away, or kept and then dropped."""
     made = s.maker(eqn.inputs[0], *REDUCTIONS)
-    if made is None or made.params.get("keepdims") or not s.only_use(eqn.inputs[0]):
+    keeps = eqn.name != "squeeze"
+    if made is None or bool(made.params.get("keepdims")) is keeps or not s.only_use(eqn.inputs[0]):
         return None
-    shape = made.inputs[0].aval.shape
-    kept = tuple([1 if i in made.params["axes"] else n for i, n in enumerate(shape)])
-    if eqn.outputs[0].aval.shape != kept:
+    axes, shape = made.params["axes"], made.inputs[0].aval.shape
+    kept = tuple([1 if i in axes else n for i, n in enumerate(shape)])
+    if eqn.outputs[0].aval.shape != kept if keeps else sorted(eqn.params["dimensions"]) != sorted(axes):
         return None
-    return instead(eqn, made.name, made.inputs[0], **{**made.params, "keepdims": True})
-
-
-def dropping_dimensions(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    """A reduction that keeps its dimensions, without them."""
-    made = s.maker(eqn.inputs[0], *REDUCTIONS)
-    if made is None or not made.params.get("keepdims") or not s.only_use(eqn.inputs[0]):
-        return None
-    if tuple(sorted(eqn.params["dimensions"])) != tuple(sorted(made.params["axes"])):
-        return None
-    return instead(eqn, made.name, made.inputs[0], **{**made.params, "keepdims": False})
+    return instead(eqn, made.name, made.inputs[0], **{**made.params, "keepdims": keeps})
 
 
 def unpadded(s: Simplifier, eqn: Equation) -> Rewrite | None:
@@ -213,7 +204,7 @@ REWRITES: dict[str, tuple[Rule, ...]] = {
     "pad": (unpadded,),
     "broadcast_in_dim": (handed_on, broadcast),
     "reshape": (handed_on, reshaped, keeping_dimensions),
-    "squeeze": (handed_on, squeezed_twice, sign_outside, dropping_dimensions, reshaped),
+    "squeeze": (handed_on, squeezed_twice, sign_outside, keeping_dimensions, reshaped),
     "expand_dims": (handed_on, keeping_dimensions, sign_outside, reshaped),
     "transpose": (handed_on, turned),
     "dot_general": (product_of_turned,),

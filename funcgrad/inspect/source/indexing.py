@@ -40,45 +40,42 @@ def wrapped_index(s: Simplifier, eqn: Equation) -> Rewrite | None:
     return instead(eqn, "wrapped_index", index, size=int(amounts[0].val))
 
 
-def taken_rows(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    """A gather of whole rows."""
-    x, indices = eqn.inputs
-    whole = tuple(eqn.params["slice_sizes"]) == (1, *x.aval.shape[1:])
-    numbers = eqn.params["dimension_numbers"]
-    dims = (numbers.offset_dims, numbers.collapsed_slice_dims, numbers.start_index_map, numbers.operand_batching_dims)
-    found = index_of_rows(s, indices, *dims) if whole else None
+def rows(s: Simplifier, eqn: Equation) -> Rewrite | None:
+    """A gather or scatter of whole rows."""
+    x, indices, *updates = eqn.inputs
+    row = x.aval.shape[1:]
+    if updates:
+        is_whole = updates[0].aval.shape == (*indices.aval.shape[:-1], *row)
+    else:
+        is_whole = tuple(eqn.params["slice_sizes"]) == (1, *row)
+    found = index_of_rows(s, indices, *dimensions_of(eqn)) if is_whole else None
     if found is None:
         return None
     index, wraps = found
-    return instead(eqn, "take_rows", x, index, wraps=wraps, **options(eqn))
+    return instead(eqn, "put_rows" if updates else "take_rows", x, index, *updates, wraps=wraps, **options(eqn))
 
 
-def put_rows(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    """A scatter of whole rows."""
-    x, indices, updates = eqn.inputs
+def dimensions_of(eqn: Equation) -> list[tuple[int, ...]]:
+    """Of a gather or scatter, the dimensions of windows, those dropped, those that indices are for, and batches."""
     numbers = eqn.params["dimension_numbers"]
-    dims = (
-        numbers.update_window_dims, numbers.inserted_window_dims, numbers.scatter_dims_to_operand_dims,
-        numbers.operand_batching_dims,
-    )  # fmt: skip
-    whole = updates.aval.shape == (*indices.aval.shape[:-1], *x.aval.shape[1:])
-    found = index_of_rows(s, indices, *dims) if whole else None
-    if found is None:
-        return None
-    index, wraps = found
-    return instead(eqn, "put_rows", x, index, updates, wraps=wraps, method=PUT[eqn.name], **options(eqn))
+    if eqn.name == "gather":
+        own = (numbers.offset_dims, numbers.collapsed_slice_dims, numbers.start_index_map)
+    else:
+        own = (numbers.update_window_dims, numbers.inserted_window_dims, numbers.scatter_dims_to_operand_dims)
+    return list(map(tuple, (*own, numbers.operand_batching_dims)))
 
 
 def options(eqn: Equation) -> dict[str, Any]:
-    return {k: eqn.params.get(k) for k in ("mode", "indices_are_sorted", "unique_indices", "fill_value")}
+    given = {k: eqn.params.get(k) for k in ("mode", "indices_are_sorted", "unique_indices", "fill_value")}
+    return {**given, "method": PUT.get(eqn.name)}
 
 
 def index_of_rows(s: Simplifier, indices: Any, window: Any, dropped: Any, mapped: Any, batching: Any) -> Any:
     """The index that rows are taken or put by, and whether it counts from the end where negative; None if no rows."""
     ndim = len(indices.aval.shape) - 1
-    if indices.aval.shape[-1:] != (1,) or batching or tuple(dropped) != (0,) or tuple(mapped) != (0,):
+    if indices.aval.shape[-1:] != (1,) or batching or dropped != (0,) or mapped != (0,):
         return None
-    if tuple(window) != tuple(range(ndim, ndim + len(window))):
+    if window != tuple(range(ndim, ndim + len(window))):
         return None
     made = s.maker(indices, "expand_dims", "reshape", "full")
     if made is None or made.inputs[0].aval.shape != indices.aval.shape[:-1]:
@@ -123,21 +120,16 @@ def picked(s: Simplifier, eqn: Equation) -> Rewrite | None:
 def along_axis(s: Simplifier, eqn: Equation) -> Rewrite | None:
     """A gather or scatter of single elements along one axis, by an array of indices for each."""
     x, indices, *updates = eqn.inputs
-    numbers = eqn.params["dimension_numbers"]
-    if eqn.name == "gather":
-        window, dropped, mapped = numbers.offset_dims, numbers.collapsed_slice_dims, numbers.start_index_map
-        if any(n != 1 for n in eqn.params["slice_sizes"]):
-            return None
-    else:
-        window, dropped = numbers.update_window_dims, numbers.inserted_window_dims
-        mapped = numbers.scatter_dims_to_operand_dims
+    window, dropped, mapped, batching = dimensions_of(eqn)
     shape = x.aval.shape
-    if window or len(mapped) != 1 or tuple(dropped) != tuple(mapped) or indices.aval.shape[-1:] != (1,):
+    if any(n != 1 for n in eqn.params.get("slice_sizes", ())):
+        return None
+    if window or len(mapped) != 1 or dropped != mapped or indices.aval.shape[-1:] != (1,):
         return None
     (axis,) = mapped
     others = tuple([i for i in range(len(shape)) if i != axis])
     made = s.maker(indices, "expand_dims", "reshape")
-    if tuple(numbers.operand_batching_dims) != others or made is None or not others:
+    if batching != others or made is None or not others:
         return None
     wrapped = s.maker(made.inputs[0], "wrapped_index")
     index = made.inputs[0]
@@ -145,7 +137,7 @@ def along_axis(s: Simplifier, eqn: Equation) -> Rewrite | None:
         return None
     if index.aval.shape != indices.aval.shape[:-1] or wrapped.params["size"] != shape[axis]:
         return None
-    params = {"axis": axis, **options(eqn), **({"method": PUT[eqn.name]} if updates else {})}
+    params = {"axis": axis, **options(eqn)}
     if params["indices_are_sorted"] or params["unique_indices"]:
         return None
     return instead(eqn, "put_along" if updates else "take_along", x, wrapped.inputs[0], *updates, **params)
@@ -171,10 +163,10 @@ def put_part(s: Simplifier, eqn: Equation) -> Rewrite | None:
 
 REWRITES = {
     "select_n": (wrapped_index,),
-    "gather": (taken_rows, along_axis),
+    "gather": (rows, along_axis),
     "squeeze": (taken_part, picked),
     "dynamic_update_slice": (put_part,),
-    **dict.fromkeys(PUT, (put_rows, along_axis)),
+    **dict.fromkeys(PUT, (rows, along_axis)),
 }
 
 # Spellings.

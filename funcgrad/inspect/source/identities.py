@@ -65,6 +65,15 @@ def applied(node: ast.expr) -> tuple[str, list[ast.expr]] | None:
     return None
 
 
+def number(node: ast.expr) -> Any:
+    match node:
+        case ast.UnaryOp(operand=x):
+            return -number(x)
+        case ast.Constant(value=value):
+            return value
+    return np.inf
+
+
 def by_operation(identities: Mapping[str, str]) -> dict[str, list[tuple[list[ast.expr], ast.expr]]]:
     """For each operation the patterns of its operands, and what is written instead."""
     found: dict[str, list] = {}
@@ -112,7 +121,7 @@ class Match:
                 return True
         operation = applied(pattern)
         if operation is None:
-            return is_value(x, eval(ast.unparse(pattern), {"inf": np.inf}))
+            return type(x) is Literal and is_value(x, number(pattern))
         name, patterns = operation
         made = self.s.maker(x, name)
         if made is None or not self.operands(patterns, made):

@@ -30,11 +30,11 @@ class Comment(ast.stmt):
 
 def text(node: ast.AST, level: int = TEST) -> str:
     """A node on one line, in brackets if an operator in it binds looser than ``level``."""
-    own, result = spelled(node)
+    own, result = leveled(node)
     return result if own >= level else f"({result})"
 
 
-def spelled(node: ast.AST) -> tuple[int, str]:
+def leveled(node: ast.AST) -> tuple[int, str]:
     """A node's text, and the level of the operator that binds the loosest in it."""
     match node:
         case ast.Name(id=name) | ast.arg(arg=name):
@@ -180,7 +180,7 @@ def fitted(head: str, node: ast.expr, tail: str, room: int, level: int = TEST) -
             pairs = [fitted(f"{text(key)}: ", x, ",", room - 4) for key, x in zip(keys, values, strict=True) if key]
             return [f"{head}{{", *indented(line for pair in pairs for line in pair), f"}}{tail}"]
         case ast.BinOp() | ast.Compare():
-            if head or tail.strip(",") or spelled(node)[0] < level:
+            if head or tail.strip(",") or leveled(node)[0] < level:
                 return [f"{head}(", *indented(operands(node, room - 4)), f"){tail}"]
             *parts, last = operands(node, room)
             return [*parts, last + tail]
@@ -198,9 +198,9 @@ def operands(node: ast.expr, room: int) -> list[str]:
         symbol = COMPARISONS[type(node.ops[0])]
         right = fitted(f"{symbol} ", node.comparators[0], "", room, BIT_OR)
         return [*fitted("", node.left, "", room, BIT_OR), *right]
-    level = spelled(node)[0]
+    level = leveled(node)[0]
     parts: list[list[str]] = []
-    while isinstance(node, ast.BinOp) and spelled(node)[0] == level:
+    while isinstance(node, ast.BinOp) and leveled(node)[0] == level:
         symbol = BINARY.get(type(node.op), ("**",))[0]
         parts.append(fitted(f"{symbol} ", node.right, "", room, level + 1))
         node = node.left

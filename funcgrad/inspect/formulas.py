@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import ast
 import builtins
-import functools
+import copy
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from funcgrad._jax import Primitive
+from funcgrad.inspect.printing import text
 from funcgrad.inspect.syntax import syntax
 from funcgrad.rules.rule import Formula, Joint, Rule
 
@@ -47,7 +49,7 @@ def formula_text(rule: Rule) -> list[str]:
     if isinstance(rule, Joint):
         function = rule.signature.function
         result = None if summary(function) else read(function, aliases(rule))
-        return [x.text for x in result] if isinstance(result, list) else [text_of(function, aliases(rule))]
+        return [shown(x) for x in result] if isinstance(result, list) else [text_of(function, aliases(rule))]
     if rule.formula:
         return [rule.formula]
     return [text for part in parts(rule) for text in formula_text(part) if text != "0"]
@@ -111,14 +113,14 @@ def text_of(function: Callable, names: Mapping[str, str] | None = None) -> str:
     if known:
         return known
     result = read(function, names)
-    if isinstance(result, Text) and len(result.text) <= LONGEST:
-        return result.text
+    if isinstance(result, ast.expr) and len(shown(result)) <= LONGEST:
+        return shown(result)
     function = inspect.unwrap(function)
     parameters = inspect.signature(function).parameters.values()
     given = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     name = getattr(function, "__name__", "<lambda>")
-    shown = ", ".join(x for x in given if x != "active" and not is_type(x))
-    return f"{'f' if name == '<lambda>' else name}({shown})"
+    arguments = ", ".join(x for x in given if x != "active" and not is_type(x))
+    return f"{'f' if name == '<lambda>' else name}({arguments})"
 
 
 def summary(function: Callable) -> str:
@@ -127,47 +129,30 @@ def summary(function: Callable) -> str:
     return "" if not doc else " ".join(doc.split("\n\n")[0].split()).partition(". ")[0].rstrip(".").replace("``", "")
 
 
-def read(function: Callable, names: Mapping[str, str] | None = None) -> Text | list[Text] | None:
+def read(function: Callable, names: Mapping[str, str] | None = None) -> ast.expr | list[ast.expr] | None:
     """The expression that a function returns, a list of those it returns a tuple of, or None if that is not simple."""
     try:
-        return Reader(inspect.unwrap(function), {name: Text(text) for name, text in (names or {}).items()}).result()
+        given: dict[str, ast.expr] = {name: ast.Name(known) for name, known in (names or {}).items()}
+        return Reader(inspect.unwrap(function), given).result()
     except Unreadable:
         return None
 
 
-# Expressions. A text has the level of the operator that binds the loosest in it.
-
-TEST, OR, AND, NOT, COMPARE, BITS, ADD, DIVIDE, MULTIPLY, UNARY, POWER, ATOM = range(12)
-
-
-class Text(NamedTuple):
-    text: str
-    level: int = ATOM
-    #: Whether it stands for a shape and a dtype only.
-    is_type: bool = False
-    #: Of ``1 / x``, x.
-    inverse: Any = None
-
-    def within(self, level: int) -> str:
-        return self.text if self.level >= level else f"({self.text})"
+def shown(node: ast.expr) -> str:
+    """An expression as text. A type is called like the value that it is the type of."""
+    return re.sub(r"_aval\b", "", text(node))
 
 
 class Unreadable(Exception):
     """What is to be read is more than an expression."""
 
 
-BINARY = {
-    "or": ("or", OR), "and": ("and", AND), "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "lt": ("<", COMPARE),
-    "le": ("<=", COMPARE), "gt": (">", COMPARE), "ge": (">=", COMPARE), "bitwise_or": ("|", BITS),
-    "bitwise_and": ("&", BITS), "add": ("+", ADD), "sub": ("-", ADD), "mul": ("*", MULTIPLY), "div": ("/", DIVIDE),
-    "pow": ("**", POWER), "integer_pow": ("**", POWER),
+#: Functions that are operators, and those that are known by a shorter name.
+OPERATORS: dict[str, type[ast.operator] | type[ast.cmpop]] = {
+    "eq": ast.Eq, "ne": ast.NotEq, "lt": ast.Lt, "le": ast.LtE, "gt": ast.Gt, "ge": ast.GtE, "bitwise_or": ast.BitOr,
+    "bitwise_and": ast.BitAnd, "add": ast.Add, "sub": ast.Sub, "mul": ast.Mult, "div": ast.Div, "pow": ast.Pow,
+    "integer_pow": ast.Pow,
 }  # fmt: skip
-OPERATORS = {
-    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow", ast.And: "and",
-    ast.Or: "or", ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge",
-}  # fmt: skip
-TESTS = {ast.Is: "is", ast.IsNot: "is not", ast.In: "in", ast.NotIn: "not in"}
-#: Functions that are known by a shorter name.
 SHORT = {"select": "where", "reduce_sum": "sum", "broadcast_in_dim": "broadcast", "convert_element_type": "convert"}
 #: Functions that only say what type a constant or a value is to have, by the argument that counts.
 CASTS = {"const": 1, "full_like": 1, "convert": 0, "instantiated": 0, "zeros": None, "zeros_like": None}
@@ -176,31 +161,43 @@ SETTINGS = {
     "accuracy", "precision", "preferred_element_type", "out_dtype", "sharding", "out_sharding", "dimensions",
     "weak_type",
 }  # fmt: skip
+#: What an expression may be made of.
+READABLE = (
+    ast.Constant, ast.Name, ast.Attribute, ast.Subscript, ast.Slice, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare,
+    ast.IfExp, ast.List, ast.Starred, ast.Call, ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop,
+)  # fmt: skip
 
 
-def operation(name: str, left: Text, right: Text) -> Text:
-    if name == "mul" and right.inverse is not None:
-        name, right = "div", right.inverse
-    symbol, level = BINARY[name]
-    if level == POWER:
-        return Text(f"{left.within(ATOM)}{symbol}{right.within(UNARY)}", POWER)
-    if level <= BITS:
-        inner = level if level < COMPARE else ADD
-        return Text(f"{left.within(inner)} {symbol} {right.within(inner)}", level)
-    # Only + and * may be regrouped.
-    inner = {"sub": DIVIDE, "div": UNARY}.get(name, level)
-    text = f"{left.within(min(level, DIVIDE))} {symbol} {right.within(inner)}"
-    return Text(text, DIVIDE if level == MULTIPLY and left.level == DIVIDE else level)
+def operation(op: ast.operator, left: ast.expr, right: ast.expr) -> ast.expr:
+    """An operator's result, without the brackets around a sum in a sum and a product in a product."""
+    match right:
+        case ast.BinOp(left=ast.Constant(value=1), op=ast.Div(), right=ast.Call() as root) if isinstance(op, ast.Mult):
+            return ast.BinOp(left, ast.Div(), root)
+        case ast.BinOp(left=first, op=ast.Add() | ast.Sub() as second) if isinstance(op, ast.Add):
+            return ast.BinOp(operation(op, left, first), second, right.right)
+        case ast.BinOp(left=first, op=ast.Mult() as second) if isinstance(op, ast.Mult) and is_product(first):
+            return ast.BinOp(operation(op, left, first), second, right.right)
+    return ast.BinOp(left, op, right)
 
 
-def negative(x: Text) -> Text:
-    return Text(f"-{x.within(DIVIDE)}", min(x.level, UNARY) if x.level >= DIVIDE else UNARY)
+def is_product(node: ast.expr) -> bool:
+    """Whether there is no division among the factors."""
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        node = node.left
+    return not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div))
 
 
-class Reader:
-    """Reads the source of one function, given the texts of its arguments: their names where not said otherwise."""
+def negative(x: ast.expr) -> ast.expr:
+    """The sign stands before the first factor."""
+    if isinstance(x, ast.BinOp) and isinstance(x.op, ast.Mult | ast.Div):
+        return ast.BinOp(negative(x.left), x.op, x.right)
+    return ast.UnaryOp(ast.USub(), x)
 
-    def __init__(self, function: Any, given: dict[str, Text] | None = None):
+
+class Reader(ast.NodeTransformer):
+    """Reads the source of one function; ``given`` are the expressions of arguments that do not go by their names."""
+
+    def __init__(self, function: Any, given: dict[str, ast.expr] | None = None):
         node = syntax(function)
         if node is None:
             raise Unreadable
@@ -209,15 +206,14 @@ class Reader:
         self.outside = {**vars(builtins), **function.__globals__}
         self.outside.update((name, cell.cell_contents) for name, cell in closure)
         names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-        self.scope = {name: Text(name.removesuffix("_aval"), is_type=is_type(name)) for name in names}
-        self.scope.update(given or {})
+        self.scope: dict[str, ast.expr] = {**{name: ast.Name(name) for name in names}, **(given or {})}
 
-    def result(self) -> Text | list[Text]:
+    def result(self) -> ast.expr | list[ast.expr]:
         if isinstance(self.node, ast.Lambda):
             return self.outcome(self.node.body)
         return self.run(self.node.body)
 
-    def outcome(self, node: ast.expr) -> Text | list[Text]:
+    def outcome(self, node: ast.expr) -> ast.expr | list[ast.expr]:
         match node:
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
                 return [self.expression(x) for x in elements]
@@ -226,7 +222,7 @@ class Reader:
                 return [self.expression(x) for x in elements]
         return self.expression(node)
 
-    def run(self, statements: Sequence[ast.stmt]) -> Text | list[Text]:
+    def run(self, statements: Sequence[ast.stmt]) -> ast.expr | list[ast.expr]:
         """What a block returns. Checks that raise are passed over."""
         for i, statement in enumerate(statements):
             match statement:
@@ -235,14 +231,14 @@ class Reader:
                 case ast.If(body=[ast.Raise()], orelse=[]):
                     continue
                 case ast.Raise():
-                    return Text("none: an error")
+                    return ast.Name("none: an error")
                 case ast.If(test=test, body=body, orelse=otherwise) if self.decided(test) is not None:
                     return self.run([*(body if self.decided(test) else otherwise), *statements[i + 1 :]])
                 case ast.If(test=test, body=body, orelse=[]) if isinstance(body[-1], ast.Return):
                     one, other = self.copy().run(body), self.run(statements[i + 1 :])
                     if isinstance(one, list) or isinstance(other, list):
                         raise Unreadable
-                    return alternative(self.expression(test), one, other)
+                    return ast.IfExp(self.expression(test), one, other)
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
                     self.scope[name] = self.expression(value)
                 case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)):
@@ -280,95 +276,95 @@ class Reader:
                 return None if base is None else getattr(base, attr, None)
         return None
 
-    def expression(self, node: ast.expr) -> Text:
-        match node:
-            case ast.Constant(value=value):
-                return Text("0" if value is None else repr(value))
-            case ast.Name(id=name) if name in self.scope:
-                return self.scope[name]
-            case ast.Name(id=name):
-                value = self.known(node)
-                return Text(repr(value) if isinstance(value, int | float) else named(value, name))
-            case ast.Attribute(value=value, attr=attr):
-                known = self.known(node)
-                if known is not None:
-                    return Text(named(known, attr))
-                return Text(f"{self.expression(value).within(ATOM)}.{attr}")
-            case ast.Subscript(value=value, slice=index) if not isinstance(index, ast.Tuple):
-                return Text(f"{self.expression(value).within(ATOM)}[{self.index(index)}]")
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return negative(self.expression(operand))
-            case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return Text(f"not {self.expression(operand).within(NOT)}", NOT)
-            case ast.BinOp(op=op, left=left, right=right) if type(op) in OPERATORS:
-                return operation(OPERATORS[type(op)], self.expression(left), self.expression(right))
-            case ast.BoolOp(op=op, values=values):
-                texts = [self.expression(x) for x in values]
-                return functools.reduce(functools.partial(operation, OPERATORS[type(op)]), texts)
-            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in OPERATORS:
-                return operation(OPERATORS[type(op)], self.expression(left), self.expression(right))
-            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in TESTS:
-                sides = [self.expression(x).within(ADD) for x in (left, right)]
-                return Text(f" {TESTS[type(op)]} ".join(sides), COMPARE)
-            case ast.IfExp(test=test, body=body, orelse=otherwise) if self.decided(test) is not None:
-                return self.expression(body if self.decided(test) else otherwise)
-            case ast.IfExp(test=test, body=body, orelse=otherwise):
-                return alternative(self.expression(test), self.expression(body), self.expression(otherwise))
-            case ast.Tuple(elts=elements) | ast.List(elts=elements):
-                return Text(f"[{', '.join(self.expression(x).text for x in elements)}]")
-            case ast.Starred(value=value):
-                return Text(f"*{self.expression(value).within(ATOM)}")
-            case ast.Call():
-                return self.call(node)
-        raise Unreadable
+    def expression(self, node: ast.expr) -> ast.expr:
+        return self.visit(copy.deepcopy(node))
 
-    def index(self, node: ast.expr) -> str:
-        if isinstance(node, ast.Slice):
-            return ":".join("" if x is None else self.expression(x).text for x in (node.lower, node.upper))
-        return self.expression(node).text
+    def generic_visit(self, node: ast.AST) -> Any:
+        if not isinstance(node, READABLE):
+            raise Unreadable
+        return super().generic_visit(node)
 
-    def call(self, node: ast.Call) -> Text:
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        return ast.Constant(0) if node.value is None else node
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id in self.scope:
+            return self.scope[node.id]
+        value = self.known(node)
+        return ast.Constant(value) if isinstance(value, int | float) else ast.Name(named(value, node.id))
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        known = self.known(node)
+        return self.generic_visit(node) if known is None else ast.Name(named(known, node.attr))
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        return negative(self.visit(node.operand)) if isinstance(node.op, ast.USub) else self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        if not isinstance(node.op, tuple(OPERATORS.values())):
+            raise Unreadable
+        return operation(node.op, self.visit(node.left), self.visit(node.right))
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        if len(node.ops) > 1:
+            raise Unreadable
+        return self.generic_visit(node)
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        chosen = self.decided(node.test)
+        return self.generic_visit(node) if chosen is None else self.visit(node.body if chosen else node.orelse)
+
+    def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
+        return ast.List([self.visit(x) for x in node.elts])
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        if isinstance(node.slice, ast.Tuple):
+            raise Unreadable
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
         binds = isinstance(node.func, ast.Attribute) and node.func.attr == "bind"
         function = self.known(node.func.value if binds else node.func)  # type: ignore[attr-defined]
-        args = [self.expression(x) for x in node.args]
-        keywords = {k.arg: self.expression(k.value) for k in node.keywords if k.arg and k.arg not in SETTINGS}
+        args = [self.visit(x) for x in node.args]
+        keywords = {k.arg: self.visit(k.value) for k in node.keywords if k.arg and k.arg not in SETTINGS}
         if function is None:
-            name = self.expression(node.func).within(ATOM)
+            written, func = None, self.visit(node.func)
         else:
             name = named(function, ast.unparse(node.func))
-            written = self.written_out(function, name, args, keywords)
-            if written is not None:
-                return written
-        shown = [x.text for x in args if not x.is_type]
-        shown += [f"{k}={x.text}" for k, x in keywords.items() if x.text != k and not x.is_type]
-        return Text(f"{SHORT.get(name, name)}({', '.join(shown)})")
+            written, func = self.written_out(function, name, args, keywords), ast.Name(SHORT.get(name, name))
+        own = [ast.keyword(k, x) for k, x in keywords.items() if not (isinstance(x, ast.Name) and x.id == k)]
+        return written or ast.Call(func, list(filter(is_value, args)), [k for k in own if is_value(k.value)])
 
-    def written_out(self, function: Any, name: str, args: list[Text], keywords: dict[str, Text]) -> Text | None:
+    def written_out(
+        self, function: Any, name: str, args: list[ast.expr], keywords: dict[str, ast.expr]
+    ) -> ast.expr | None:
         """A call as operators, or as what the function returns; None if it is to be shown by the function's name."""
         if name in CASTS:
             at = CASTS[name]
-            return Text("0") if at is None else args[at]
-        if name in BINARY and len(args) == 2:
-            return operation(name, *args)
-        if name == "neg":
-            return negative(args[0])
-        if name == "square":
-            return operation("pow", args[0], Text("2"))
-        if name == "rsqrt":
-            root = Text(f"sqrt({args[0].text})")
-            return Text(f"1 / {root.text}", DIVIDE, inverse=root)
+            return ast.Constant(0) if at is None else args[at]
+        if name in OPERATORS and len(args) == 2:
+            op = OPERATORS[name]()
+            return ast.Compare(args[0], [op], [args[1]]) if isinstance(op, ast.cmpop) else operation(op, *args)
+        match name:
+            case "neg":
+                return negative(args[0])
+            case "square":
+                return ast.BinOp(args[0], ast.Pow(), ast.Constant(2))
+            case "rsqrt":
+                return ast.BinOp(ast.Constant(1), ast.Div(), ast.Call(ast.Name("sqrt"), args[:1], []))
         if not is_ours(function) or summary(function):
             return None
         try:
-            bound = inspect.signature(function).bind_partial(*args, **keywords).arguments
-            result = Reader(function, {k: x for k, x in bound.items() if isinstance(x, Text)}).result()
+            given = inspect.signature(function).bind_partial(*args, **keywords).arguments
+            result = Reader(function, {k: x for k, x in given.items() if isinstance(x, ast.expr)}).result()
         except (TypeError, Unreadable):
             return None
-        return result if isinstance(result, Text) else None
+        return result if isinstance(result, ast.expr) else None
 
 
-def alternative(test: Text, chosen: Text, otherwise: Text) -> Text:
-    return Text(f"{chosen.within(OR)} if {test.within(OR)} else {otherwise.text}", TEST)
+def is_value(node: ast.expr) -> bool:
+    """Whether an expression stands for more than a type."""
+    return not (isinstance(node, ast.Name) and is_type(node.id))
 
 
 def is_ours(function: Any) -> bool:

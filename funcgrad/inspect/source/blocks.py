@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from funcgrad._jax import Literal, Var
-from funcgrad.inspect.source import structured
+from funcgrad.inspect.printing import Comment, text
+from funcgrad.inspect.source import indexing, operations, structured
 from funcgrad.inspect.source.bundles import Bundle
-from funcgrad.inspect.source.calls import spelled
 from funcgrad.inspect.source.containers import Packing
-from funcgrad.inspect.source.names import Namespace, assigned_names, cotangents_in, statement_of, word_for
+from funcgrad.inspect.source.names import Namespace, assigned_names, base, cotangents_in, statement_of, word_for
 from funcgrad.inspect.source.program import Equation, Program, dtype_of
+from funcgrad.inspect.source.spelling import spelled
 from funcgrad.inspect.source.static import dtype_text, scalar_text
-from funcgrad.inspect.source.text import ATOM, UNARY, WIDTH, Text, call, statement, tuple_of
+from funcgrad.inspect.source.trees import assign, expression, function, name, packed
 
+SPELLINGS = {**operations.SPELLINGS, **structured.SPELLINGS, **indexing.SPELLINGS}
 #: Expressions longer than this get a name.
 LONGEST = 64
 #: Views of a value, which are written again wherever they are used.
@@ -40,15 +43,15 @@ class Module:
         self.functions = {program: self.names.fresh(program.name or "block") for program in functions}
         self.bundles = bundles
         self.packings = packings
-        self.constants = {v: Text(self.names.fresh(f"CONSTANT_{i}")) for i, v in enumerate(constants)}
         #: The names of values, in whatever function they are, and those of the values that the user named.
-        self.known = {v: text.text for v, text in self.constants.items()}
+        self.known = {v: self.names.fresh(f"CONSTANT_{i}") for i, v in enumerate(constants)}
+        self.constants = {v: name(known) for v, known in self.known.items()}
         self.given: set[Var] = set()
         #: Of what loops stack, the name of one.
         self.singular: dict[Var, str] = {}
         self.made_by: dict[Var, Equation] = {}
         self.defined: set[Program] = set()
-        self.definitions: list[str] = []
+        self.definitions: list[ast.stmt] = []
 
 
 class Block:
@@ -58,7 +61,7 @@ class Block:
         self.module = module
         self.program = program
         self.names = names
-        self.texts: Any = ChainMap({}, outside, module.constants)
+        self.values: Any = ChainMap({}, outside, module.constants)
         self.uses = program.uses()
         self.assigned: dict[Var, str] = {}
         self.returned: dict[Var, str] = {}
@@ -66,8 +69,7 @@ class Block:
         #: The values that depend on a cotangent.
         self.pulled: set[Var] = set()
         self.hints: dict[Var, str] = {}
-        self.lines: list[str] = []
-        self.indent = 4
+        self.body: list[ast.stmt] = []
         self.group: Any = None
         self.consumers: dict[Var, Equation] = {}
         forward = set()
@@ -83,41 +85,39 @@ class Block:
         #: Whether a value that is only returned is written where it is returned.
         self.returns_expressions = False
 
-    # What calls are written in terms of.
+    # What operations are written in terms of.
 
-    def text(self, x: Any) -> Text:
+    def bare(self, x: Any) -> ast.expr:
+        return expression(scalar_text(x.val)) if type(x) is Literal else self.values[x]
+
+    def typed(self, x: Any) -> ast.expr:
         if type(x) is Literal:
-            text = scalar_text(x.val)
-            return Text(text, UNARY if text.startswith("-") else ATOM)
-        return self.texts[x]
+            return expression(f"{dtype_text(dtype_of(x))}({scalar_text(x.val)})")
+        return self.values[x]
 
-    def typed(self, x: Any) -> Text:
-        if type(x) is Literal:
-            return call(dtype_text(dtype_of(x)), scalar_text(x.val))
-        return self.texts[x]
+    def all_typed(self, values: Iterable[Any]) -> list[ast.expr]:
+        return [self.typed(x) for x in values]
 
-    def function(self, program: Program, name: str, groups: int = 0, first: Sequence[str] = ()) -> str:
+    def function(self, program: Program, name: str, groups: int = 0, unused: int = 0) -> str:
         inner = self.inner(program)
         names = [inner.bind(v, None) for v in program.inputs]
-        head = []
         count = len(names) // groups if groups else 1
         if count > 1:
             parts = [names[i : i + count] for i in range(0, len(names), count)]
-            names = [inner.names.fresh(f"group_{i}") for i in range(groups)]
-            head = [f"{', '.join(part)} = {group}" for part, group in zip(parts, names, strict=True)]
-        return self.define(inner, program.name or name, [*first, *names], head)
+            names = [inner.unpack(f"group_{i}", part) for i, part in enumerate(parts)]
+        return self.define(inner, program.name or name, ["_"] * unused + names)
 
     # Names.
 
     def bind(self, var: Var, hint: str | None) -> str:
         """Give a value a name, and let it be known by it."""
         preferred = self.preferred(var)
-        name = self.names.fresh(preferred or hint or "x")
-        self.texts[var] = Text(name)
-        self.module.known[var] = name
+        fresh = self.names.fresh(preferred or hint or "x")
+        self.values[var] = name(fresh)
+        self.module.known[var] = fresh
         if preferred is not None:
             self.module.given.add(var)
-        return name
+        return fresh
 
     def preferred(self, var: Var) -> str | None:
         """The name that the user gave to a value, or to what it is the cotangent of."""
@@ -148,28 +148,30 @@ class Block:
         word = word_for(eqn, self.name_of, self.module.made_by)
         return f"ct_{word}" if out in self.pulled and not word.startswith("ct_") else word
 
-    def targets(self, eqn: Equation, hints: Sequence[str | None]) -> list[str]:
+    def targets(self, eqn: Equation, hints: Sequence[str | None]) -> list[ast.expr]:
         """Names for an equation's outputs."""
-        return [
-            self.bind(v, hint or self.word(eqn)) if self.uses[v] else "_"
-            for v, hint in zip(eqn.outputs, hints, strict=True)
-        ]
+        return [self.target(v, hint or self.word(eqn)) for v, hint in zip(eqn.outputs, hints, strict=True)]
+
+    def target(self, var: Var, hint: str | None) -> ast.expr:
+        return name(self.bind(var, hint) if self.uses[var] else "_")
 
     # Statements.
 
-    def statements(self, indent: int) -> list[str]:
-        self.indent = indent
+    def statements(self) -> list[ast.stmt]:
         free = self.program.free() | set(self.program.inputs)
-        known = [v for v in free if v in self.texts and self.texts[v].text.startswith("ct_")]
-        known += [v for v, name in self.hints.items() if name.startswith("ct_")]
+        known = [v for v in free if v in self.values and text(self.values[v]).startswith("ct_")]
+        known += [v for v, hint in self.hints.items() if hint.startswith("ct_")]
         self.pulled = cotangents_in(self.program, known)
         self.assigned, self.returned = assigned_names(self.program, self.pulled)
         for eqn in self.program.equations:
             self.equation(eqn)
-        return self.lines
+        return self.body
 
-    def emit(self, text: str) -> None:
-        self.lines += statement(text, self.indent)
+    def unpack(self, hint: str, names: Sequence[str]) -> str:
+        """The name of a value that is taken apart into ``names``."""
+        whole = self.names.fresh(hint)
+        self.body.append(assign([name(x) for x in names], name(whole)))
+        return whole
 
     def equation(self, eqn: Equation) -> None:
         writer = self.module.writers.get(eqn.name)
@@ -179,31 +181,29 @@ class Block:
             return
         if eqn.programs():
             self.comment(eqn)
-        text = spelled(self, eqn)
-        if len(eqn.outputs) == 1:
-            (out,) = eqn.outputs
-            if self.stays_inside(eqn, text):
-                self.texts[out] = text
-                return
-            self.comment(eqn)
-            self.emit(f"{self.bind(out, self.word(eqn))} = {text}" if self.uses[out] else text.text)
+        value = spelled(self, eqn, SPELLINGS, structured.EACH)
+        if len(eqn.outputs) == 1 and self.stays_inside(eqn, value):
+            self.values[eqn.outputs[0]] = value
             return
         self.comment(eqn)
         hints: list[str | None] = [None] * len(eqn.outputs)
-        if eqn.name == "optimization_barrier":
-            hints = [base(self.name_of(x)) for x in eqn.inputs]
-        left = ", ".join(self.targets(eqn, hints))
-        self.emit(f"{left} = {text}" if left else text.text)
+        if len(hints) == 1:
+            targets = [x for v in eqn.outputs if self.uses[v] for x in self.targets(eqn, hints)]
+        else:
+            if eqn.name == "optimization_barrier":
+                hints = [base(self.name_of(x)) for x in eqn.inputs]
+            targets = self.targets(eqn, hints)
+        self.body.append(assign(targets, value))
 
-    def stays_inside(self, eqn: Equation, text: Text) -> bool:
+    def stays_inside(self, eqn: Equation, value: ast.expr) -> bool:
         """Whether an expression is written where it is used, instead of getting a name."""
         (out,) = eqn.outputs
-        if eqn.has_effects or len(text.text) > LONGEST:
+        if eqn.has_effects or len(text(value)) > LONGEST:
             return False
-        is_view = eqn.name in VIEWS and (type(eqn.inputs[0]) is Literal or self.text(eqn.inputs[0]).text.isidentifier())
+        is_view = eqn.name in VIEWS and (type(x := eqn.inputs[0]) is Literal or isinstance(self.values[x], ast.Name))
         if is_view and out not in self.program.outputs:
             return True
-        if eqn.name == "full" and ZEROS.match(text.text) and self.preferred(out) is None:
+        if eqn.name == "full" and ZEROS.match(text(value)) and self.preferred(out) is None:
             return out not in self.program.outputs
         if self.uses[out] != 1 or out in self.captured:
             return False
@@ -223,59 +223,38 @@ class Block:
         found = statement_of(eqn)
         group = self.group_of(eqn)
         if self.group is not None and group[0] and not self.group[0]:
-            self.lines += ["", " " * self.indent + "# The way back."]
+            self.body.append(Comment("The way back.", chapter=True))
         elif group == self.group or found is None:
             return
         self.group = group
         if found is not None:
-            room = WIDTH - self.indent - 2
-            text = found.text if len(found.text) <= room else found.text[: room - 4] + " ..."
-            self.lines.append(" " * self.indent + f"# {text}")
+            self.body.append(Comment(found.text))
 
     # Functions inside.
 
     def inner(self, program: Program) -> Block:
         """The block of a program inside of this one, which uses the values around it."""
-        captured = " ".join(str(self.texts[v]) for v in program.free())
-        taken = set(re.findall(r"[^\W\d]\w*", captured)) | set(self.module.names.taken)
-        block = Block(self.module, program, Namespace(taken), self.texts)
+        captured = [node for v in program.free() for node in ast.walk(self.values[v])]
+        taken = {node.id for node in captured if isinstance(node, ast.Name)} | self.module.names.taken
+        block = Block(self.module, program, Namespace(taken), self.values)
         block.returns_expressions = True
         return block
 
     def define(
-        self, inner: Block, name: str, params: Sequence[str], head: Sequence[str] = (), result: Callable | None = None
+        self, inner: Block, hint: str, params: Sequence[str], result: Callable[[], ast.expr] | None = None
     ) -> str:
-        """Write a function out; ``head`` are its first statements, and ``result`` gives what it returns."""
-        name = self.names.fresh(name)
-        inner.names.taken.add(name)
-        body = inner.statements(self.indent + 4)
-        self.emit(f"def {name}({', '.join(params)}):")
-        for line in head:
-            self.lines += statement(line, self.indent + 4)
-        while body and not body[0]:
-            body = body[1:]
-        self.lines += body
-        returned = result() if result else packed([str(inner.typed(x)) for x in inner.program.outputs])
-        self.lines += [*statement(f"return {returned}", self.indent + 4), ""]
-        return name
+        """Write a function out; ``result`` gives what it returns if that is not its program's outputs."""
+        own = self.names.fresh(hint)
+        inner.names.taken.add(own)
+        inner.statements()
+        returned = result() if result else packed(inner.all_typed(inner.program.outputs))
+        self.body.append(function(own, params, [*inner.body, ast.Return(returned)]))
+        return own
 
 
 def effect(block: Block, eqn: Equation) -> None:
-    for line in structured.EFFECTS[eqn.name](block, eqn):
-        block.emit(line)
+    block.body.append(structured.EFFECTS[eqn.name](block, eqn))
 
 
 #: How an equation is written that is a statement of its own.
 Writer = Callable[[Block, Equation], None]
-
-
-def base(name: str | None) -> str | None:
-    """A name without its number."""
-    return None if name is None else re.sub(r"(_\d+)+$", "", name) or name
-
-
-def packed(texts: Sequence[str]) -> str:
-    """One value as it is, several as a tuple, none as None."""
-    if not texts:
-        return "None"
-    return texts[0] if len(texts) == 1 else tuple_of(texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from funcgrad._jax import Var
-from funcgrad.inspect.source.program import Equation, Program, callers_first
+from funcgrad.inspect.source.program import Equation, Program, calls_of
 
 #: Fewer residuals than this are handed over one by one.
 FEWEST = 3
@@ -26,11 +26,7 @@ class Bundle(NamedTuple):
 
 def bundles_of(root: Program) -> dict[Program, Bundle]:
     """The functions that hand residuals over, and those that take them."""
-    calls: dict[Program, list[tuple[Program, Equation]]] = {}
-    for program in callers_first(root):
-        for eqn in program.equations:
-            if eqn.name == "call":
-                calls.setdefault(eqn.params["program"], []).append((program, eqn))
+    calls = calls_of(root)
     found: dict[Program, Bundle] = {}
     for function, sites in calls.items():
         pairs = [handed_over(program, eqn) for program, eqn in sites]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from funcgrad._jax import Var
-from funcgrad.inspect.source.program import Equation, Program, callers_first
+from funcgrad.inspect.printing import WIDTH, lines_of
+from funcgrad.inspect.source.program import Equation, Program, calls_of
 from funcgrad.inspect.source.static import static_text
+from funcgrad.inspect.source.trees import assign, name, packed
 
 
 class Place(NamedTuple):
@@ -50,17 +53,10 @@ def packings_of(
 
     ``leaves`` are the arguments' leaves, ``gradients`` the values that are nothing but the gradient of one.
     """
-    sites: dict[Program, list[Equation]] = {}
-    elsewhere = set()
-    for program in callers_first(root):
-        for eqn in program.equations:
-            if eqn.name == "call":
-                sites.setdefault(eqn.params["program"], []).append(eqn)
-                if program is not root:
-                    elsewhere.add(eqn.params["program"])
     found = {}
-    for program, calls in sites.items():
-        if len(calls) > 1 and program not in elsewhere:
+    for program, sites in calls_of(root).items():
+        calls = [eqn for _, eqn in sites]
+        if len(calls) > 1 and all(around is root for around, _ in sites):
             inputs = groups_of([[leaves.get(x) if type(x) is Var else None for x in e.inputs] for e in calls], calls)
             outputs = groups_of([[gradients.get(v) for v in e.outputs] for e in calls], calls)
             whole = [group for group in outputs if covers(group, arguments)]
@@ -113,17 +109,6 @@ def is_plain(tree: Any) -> bool:
     return jax.tree_util.all_leaves([tree])
 
 
-def nested(paths: Sequence[Sequence[Any]], texts: Sequence[str]) -> dict[Any, Any]:
-    """Dicts with ``texts`` at ``paths``."""
-    tree: dict[Any, Any] = {}
-    for path, text in zip(paths, texts, strict=True):
-        inner = tree
-        for key in path[:-1]:
-            inner = inner.setdefault(key.key, {})
-        inner[path[-1].key] = text
-    return tree
-
-
 def container_name(place: Place) -> str:
     words = [key.key for key in place.path if isinstance(getattr(key, "key", None), str)]
     word = words[-1] if words else place.argument
@@ -150,9 +135,11 @@ def accessed(argument: str, path: Sequence[Any]) -> str | None:
     return text
 
 
-def unpacking(pairs: Sequence[tuple[str, str]], width: int) -> list[str]:
-    """Statements that give names to expressions, on one line where they are few and fit."""
-    line = f"{', '.join(name for name, _ in pairs)} = {', '.join(text for _, text in pairs)}"
-    if len(line) <= width and len(pairs) <= 4:
-        return [line]
-    return [f"{name} = {text}" for name, text in pairs]
+def unpacking(pairs: Sequence[tuple[str, ast.expr]]) -> list[ast.stmt]:
+    """Statements that give names to expressions, in one where they are few and fit a line."""
+    together = assign([name(x) for x, _ in pairs], packed([value for _, value in pairs]))
+    return [together] if len(pairs) <= 4 and fits(together) else [assign([name(x)], value) for x, value in pairs]
+
+
+def fits(statement: ast.stmt) -> bool:
+    return len(lines_of(statement, WIDTH - 4)) == 1

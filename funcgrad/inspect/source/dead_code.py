@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from funcgrad._jax import Var
-from funcgrad.inspect.source.program import Equation, Program, callers_first
+from funcgrad.inspect.source.program import Equation, Program, callers_first, calls_of
 
 
 def without_dead_code(root: Program) -> None:
@@ -21,7 +21,7 @@ def without_dead_code(root: Program) -> None:
                 trim_outputs(eqn, needed)
         for program in callers_first(root):
             program.outputs = [x for i, x in enumerate(program.outputs) if i in needed[program]]
-        trim_inputs(callers_first(root))
+        trim_inputs(root)
 
 
 def size(root: Program) -> int:
@@ -99,18 +99,15 @@ def trim(inner: Program, eqns: Sequence[Equation], keep: Sequence[bool]) -> None
         eqn.inputs = [x for x, k in zip(eqn.inputs, keep, strict=True) if k]
 
 
-def trim_inputs(programs: Sequence[Program]) -> None:
+def trim_inputs(root: Program) -> None:
     """Leave out operands that are not used."""
-    calls: dict[Program, list[Equation]] = {}
-    for program in programs:
+    for program in callers_first(root):
         for eqn in program.equations:
-            if eqn.name == "call":
-                calls.setdefault(eqn.params["program"], []).append(eqn)
-            elif eqn.name == "scan":
+            if eqn.name == "scan":
                 body = eqn.params["body"]
                 used = body.uses()
                 keep = [i < eqn.params["carry"] or used[v] > 0 for i, v in enumerate(body.inputs)]
                 trim(body, [eqn], keep)
-    for inner, eqns in calls.items():
+    for inner, sites in calls_of(root).items():
         used = inner.uses()
-        trim(inner, eqns, [used[v] > 0 for v in inner.inputs])
+        trim(inner, [eqn for _, eqn in sites], [used[v] > 0 for v in inner.inputs])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from funcgrad._jax import Literal
-from funcgrad.inspect.source.calls import Names, Spelling, size
+from funcgrad.inspect.source.operations import subscript
 from funcgrad.inspect.source.program import Equation
 from funcgrad.inspect.source.simplify import Rewrite, Simplifier, instead, is_value
-from funcgrad.inspect.source.static import quoted, static_text
-from funcgrad.inspect.source.text import ATOM, Text, call, tuple_of
+from funcgrad.inspect.source.spelling import Names, Spelling
+from funcgrad.inspect.source.static import static_text
+from funcgrad.inspect.source.trees import call, static
 
 MODES = {"FILL_OR_DROP": "fill", "CLIP": "clip", "PROMISE_IN_BOUNDS": "promise_in_bounds", "ONE_HOT": "one_hot"}
 #: The methods of ``x.at[i]``.
@@ -38,45 +40,42 @@ def wrapped_index(s: Simplifier, eqn: Equation) -> Rewrite | None:
     return instead(eqn, "wrapped_index", index, size=int(amounts[0].val))
 
 
-def taken_rows(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    """A gather of whole rows."""
-    x, indices = eqn.inputs
-    whole = tuple(eqn.params["slice_sizes"]) == (1, *x.aval.shape[1:])
-    numbers = eqn.params["dimension_numbers"]
-    dims = (numbers.offset_dims, numbers.collapsed_slice_dims, numbers.start_index_map, numbers.operand_batching_dims)
-    found = index_of_rows(s, indices, *dims) if whole else None
+def rows(s: Simplifier, eqn: Equation) -> Rewrite | None:
+    """A gather or scatter of whole rows."""
+    x, indices, *updates = eqn.inputs
+    row = x.aval.shape[1:]
+    if updates:
+        is_whole = updates[0].aval.shape == (*indices.aval.shape[:-1], *row)
+    else:
+        is_whole = tuple(eqn.params["slice_sizes"]) == (1, *row)
+    found = index_of_rows(s, indices, *dimensions_of(eqn)) if is_whole else None
     if found is None:
         return None
     index, wraps = found
-    return instead(eqn, "take_rows", x, index, wraps=wraps, **options(eqn))
+    return instead(eqn, "put_rows" if updates else "take_rows", x, index, *updates, wraps=wraps, **options(eqn))
 
 
-def put_rows(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    """A scatter of whole rows."""
-    x, indices, updates = eqn.inputs
+def dimensions_of(eqn: Equation) -> list[tuple[int, ...]]:
+    """Of a gather or scatter, the dimensions of windows, those dropped, those that indices are for, and batches."""
     numbers = eqn.params["dimension_numbers"]
-    dims = (
-        numbers.update_window_dims, numbers.inserted_window_dims, numbers.scatter_dims_to_operand_dims,
-        numbers.operand_batching_dims,
-    )  # fmt: skip
-    whole = updates.aval.shape == (*indices.aval.shape[:-1], *x.aval.shape[1:])
-    found = index_of_rows(s, indices, *dims) if whole else None
-    if found is None:
-        return None
-    index, wraps = found
-    return instead(eqn, "put_rows", x, index, updates, wraps=wraps, method=PUT[eqn.name], **options(eqn))
+    if eqn.name == "gather":
+        own = (numbers.offset_dims, numbers.collapsed_slice_dims, numbers.start_index_map)
+    else:
+        own = (numbers.update_window_dims, numbers.inserted_window_dims, numbers.scatter_dims_to_operand_dims)
+    return list(map(tuple, (*own, numbers.operand_batching_dims)))
 
 
 def options(eqn: Equation) -> dict[str, Any]:
-    return {k: eqn.params.get(k) for k in ("mode", "indices_are_sorted", "unique_indices", "fill_value")}
+    given = {k: eqn.params.get(k) for k in ("mode", "indices_are_sorted", "unique_indices", "fill_value")}
+    return {**given, "method": PUT.get(eqn.name)}
 
 
 def index_of_rows(s: Simplifier, indices: Any, window: Any, dropped: Any, mapped: Any, batching: Any) -> Any:
     """The index that rows are taken or put by, and whether it counts from the end where negative; None if no rows."""
     ndim = len(indices.aval.shape) - 1
-    if indices.aval.shape[-1:] != (1,) or batching or tuple(dropped) != (0,) or tuple(mapped) != (0,):
+    if indices.aval.shape[-1:] != (1,) or batching or dropped != (0,) or mapped != (0,):
         return None
-    if tuple(window) != tuple(range(ndim, ndim + len(window))):
+    if window != tuple(range(ndim, ndim + len(window))):
         return None
     made = s.maker(indices, "expand_dims", "reshape", "full")
     if made is None or made.inputs[0].aval.shape != indices.aval.shape[:-1]:
@@ -121,21 +120,16 @@ def picked(s: Simplifier, eqn: Equation) -> Rewrite | None:
 def along_axis(s: Simplifier, eqn: Equation) -> Rewrite | None:
     """A gather or scatter of single elements along one axis, by an array of indices for each."""
     x, indices, *updates = eqn.inputs
-    numbers = eqn.params["dimension_numbers"]
-    if eqn.name == "gather":
-        window, dropped, mapped = numbers.offset_dims, numbers.collapsed_slice_dims, numbers.start_index_map
-        if any(n != 1 for n in eqn.params["slice_sizes"]):
-            return None
-    else:
-        window, dropped = numbers.update_window_dims, numbers.inserted_window_dims
-        mapped = numbers.scatter_dims_to_operand_dims
+    window, dropped, mapped, batching = dimensions_of(eqn)
     shape = x.aval.shape
-    if window or len(mapped) != 1 or tuple(dropped) != tuple(mapped) or indices.aval.shape[-1:] != (1,):
+    if any(n != 1 for n in eqn.params.get("slice_sizes", ())):
+        return None
+    if window or len(mapped) != 1 or dropped != mapped or indices.aval.shape[-1:] != (1,):
         return None
     (axis,) = mapped
     others = tuple([i for i in range(len(shape)) if i != axis])
     made = s.maker(indices, "expand_dims", "reshape")
-    if tuple(numbers.operand_batching_dims) != others or made is None or not others:
+    if batching != others or made is None or not others:
         return None
     wrapped = s.maker(made.inputs[0], "wrapped_index")
     index = made.inputs[0]
@@ -143,7 +137,7 @@ def along_axis(s: Simplifier, eqn: Equation) -> Rewrite | None:
         return None
     if index.aval.shape != indices.aval.shape[:-1] or wrapped.params["size"] != shape[axis]:
         return None
-    params = {"axis": axis, **options(eqn), **({"method": PUT[eqn.name]} if updates else {})}
+    params = {"axis": axis, **options(eqn)}
     if params["indices_are_sorted"] or params["unique_indices"]:
         return None
     return instead(eqn, "put_along" if updates else "take_along", x, wrapped.inputs[0], *updates, **params)
@@ -169,140 +163,111 @@ def put_part(s: Simplifier, eqn: Equation) -> Rewrite | None:
 
 REWRITES = {
     "select_n": (wrapped_index,),
-    "gather": (taken_rows, along_axis),
+    "gather": (rows, along_axis),
     "squeeze": (taken_part, picked),
     "dynamic_update_slice": (put_part,),
-    **dict.fromkeys(PUT, (put_rows, along_axis)),
+    **dict.fromkeys(PUT, (rows, along_axis)),
 }
 
 # Spellings.
 
 
-def where_negative(names: Names, eqn: Equation) -> Text:
-    x = names.typed(eqn.inputs[0])
-    return call("jnp.where", f"{x.within(ATOM)} < 0", f"{x.within(ATOM)} + {eqn.params['size']}", x)
-
-
-def settings(params: Any, index: Any = None) -> dict[str, str]:
+def settings(eqn: Equation, index: Any = None) -> str:
     """What is said of the indices, as keywords.
 
     That they are in bounds goes without saying where a default does the same then.
     """
-    flags = ("indices_are_sorted", "unique_indices") if index is None or index.aval.shape else ()
-    given = {name: "True" for name in flags if params[name]}
-    mode = MODES[params["mode"].name]
-    return given if index is not None and mode != "clip" else {**given, "mode": quoted(mode)}
-
-
-def take_rows(names: Names, eqn: Equation) -> Text:
-    x, index = eqn.inputs
     params = eqn.params
-    given = settings(params, index)
-    if not params["wraps"]:
-        given["wrap_negative_indices"] = "False"
-    if not fills_as_default(params["fill_value"], eqn.outputs[0].aval.dtype):
-        given["fill_value"] = static_text(params["fill_value"])
-    place = f"{names.typed(x).within(ATOM)}.at[{names.text(index)}]"
-    if not given:
-        return Text(place.replace(".at[", "[", 1))
-    return call(f"{place}.get", **given)
+    flags = ("indices_are_sorted", "unique_indices") if index is None or index.aval.shape else ()
+    given = [f"{name}=True" for name in flags if params[name]]
+    mode = MODES[params["mode"].name]
+    if index is None or mode == "clip":
+        given.append(f'mode="{mode}"')
+    if index is not None and not params["wraps"]:
+        given.append("wrap_negative_indices=False")
+    return ", ".join(given)
 
 
-def fills_as_default(value: Any, dtype: Any) -> bool:
-    return value is None or (jnp.issubdtype(dtype, np.inexact) and bool(np.isnan(value)))
+def fill_value(eqn: Equation) -> str:
+    """The fill value as a keyword, nothing where it is the default."""
+    value = eqn.params["fill_value"]
+    is_inexact = jnp.issubdtype(eqn.outputs[0].aval.dtype, np.inexact)
+    return "" if value is None or (is_inexact and np.isnan(value)) else f"fill_value={static_text(value)}"
 
 
-def put_rows_text(names: Names, eqn: Equation) -> Text:
-    x, index, updates = eqn.inputs
-    given = settings(eqn.params, index)
-    if not eqn.params["wraps"]:
-        given["wrap_negative_indices"] = "False"
-    place = f"{names.typed(x).within(ATOM)}.at[{names.text(index)}]"
-    return call(f"{place}.{eqn.params['method']}", names.typed(updates), **given)
+def take_rows(names: Names, eqn: Equation) -> str:
+    given = ", ".join(filter(None, (settings(eqn, eqn.inputs[1]), fill_value(eqn))))
+    return f"x.at[b].get({given})" if given else "x[b]"
 
 
-def take_part(names: Names, eqn: Equation) -> Text:
-    x, index = eqn.inputs
+def put_rows_at(names: Names, eqn: Equation) -> str:
+    return f"x.at[b].{eqn.params['method']}(z, {settings(eqn, eqn.inputs[1])})"
+
+
+def take_part(names: Names, eqn: Equation) -> str:
     axis = eqn.params["axis"]
-    if eqn.params["wraps"]:
-        return Text(f"{names.typed(x).within(ATOM)}[{':, ' * axis}{names.typed(index)}]")
-    return call("lax.dynamic_index_in_dim", names.typed(x), names.typed(index), axis, keepdims="False")
+    return f"x[{':, ' * axis}y]" if eqn.params["wraps"] else f"lax.dynamic_index_in_dim(x, y, {axis}, keepdims=False)"
 
 
-def pick(names: Names, eqn: Equation) -> Text:
-    parts = [":" if i is None else str(i) for i in eqn.params["index"]]
-    while parts[-1] == ":":
-        parts.pop()
-    return Text(f"{names.typed(eqn.inputs[0]).within(ATOM)}[{', '.join(parts)}]")
+def pick(names: Names, eqn: Equation) -> str:
+    return subscript([":" if i is None else i for i in eqn.params["index"]])
 
 
-def take_along(names: Names, eqn: Equation) -> Text:
-    x, index = eqn.inputs
-    given = {"axis": -1 if eqn.params["axis"] == x.aval.ndim - 1 else eqn.params["axis"]}
+def take_along(names: Names, eqn: Equation) -> str:
+    is_last = eqn.params["axis"] == eqn.inputs[0].aval.ndim - 1
+    given = f"axis={-1 if is_last else eqn.params['axis']}"
     mode = MODES[eqn.params["mode"].name]
-    if mode == "clip" or not fills_as_default(eqn.params["fill_value"], x.aval.dtype):
-        given |= {"mode": quoted(mode), "fill_value": static_text(eqn.params["fill_value"])}
-    return call("jnp.take_along_axis", names.typed(x), names.typed(index), **given)
+    if mode == "clip" or fill_value(eqn):
+        given += f', mode="{mode}", fill_value={static_text(eqn.params["fill_value"])}'
+    return f"jnp.take_along_axis(x, y, {given})"
 
 
-def put_along(names: Names, eqn: Equation) -> Text:
-    x, index, updates = eqn.inputs
-    ndim = x.aval.ndim
+def put_along(names: Names, eqn: Equation) -> str:
+    x, axis = eqn.inputs[0].aval, eqn.params["axis"]
     parts = []
-    for i, n in enumerate(x.aval.shape):
-        own = f"jnp.arange({n})" + (f"[{', '.join([':', *['None'] * (ndim - i - 1)])}]" if i < ndim - 1 else "")
-        parts.append(str(names.typed(index)) if i == eqn.params["axis"] else own)
-    extra = {"mode": quoted("clip")} if MODES[eqn.params["mode"].name] == "clip" else {}
-    place = f"{names.typed(x).within(ATOM)}.at[{', '.join(parts)}]"
-    return call(f"{place}.{eqn.params['method']}", names.typed(updates), **extra)
+    for i, n in enumerate(x.shape):
+        turned = f"[{', '.join([':', *['None'] * (x.ndim - i - 1)])}]" if i < x.ndim - 1 else ""
+        parts.append("y" if i == axis else f"jnp.arange({n}){turned}")
+    mode = ', mode="clip"' if MODES[eqn.params["mode"].name] == "clip" else ""
+    return f"x.at[{', '.join(parts)}].{eqn.params['method']}(z{mode})"
 
 
-def put_part_text(names: Names, eqn: Equation) -> Text:
-    x, value, index = [names.typed(x) for x in eqn.inputs]
-    return call("lax.dynamic_update_index_in_dim", x, value, index, eqn.params["axis"])
+def gather(names: Names, eqn: Equation) -> str:
+    fill = "fill_value={fill_value}"
+    return f"lax.gather(x, y, {{dimension_numbers}}, {{tuple(slice_sizes)}}, {settings(eqn)}, {fill})"
 
 
-def gather(names: Names, eqn: Equation) -> Text:
-    x, indices = eqn.inputs
-    given = settings(eqn.params)
-    if eqn.params["fill_value"] is not None:
-        given["fill_value"] = static_text(eqn.params["fill_value"])
-    numbers, sizes = static_text(eqn.params["dimension_numbers"]), size(eqn.params["slice_sizes"])
-    return call("lax.gather", names.typed(x), names.typed(indices), numbers, sizes, **given)
+def scatter(names: Names, eqn: Equation) -> str:
+    return f"lax.{eqn.name.replace('-', '_')}(*xs, {{dimension_numbers}}, {settings(eqn)})"
 
 
-def scatter(names: Names, eqn: Equation) -> Text:
-    operands = [names.typed(y) for y in eqn.inputs]
-    numbers = static_text(eqn.params["dimension_numbers"])
-    return call(f"lax.{eqn.name.replace('-', '_')}", *operands, numbers, **settings(eqn.params))
-
-
-def dynamic_slice(names: Names, eqn: Equation) -> Text:
+def dynamic_slice(names: Names, eqn: Equation) -> ast.expr:
     x, *starts = eqn.inputs
-    return call("lax.dynamic_slice", names.typed(x), places(names, starts), size(eqn.params["slice_sizes"]))
+    given = [names.typed(x), places(names, starts), static(tuple(eqn.params["slice_sizes"]))]
+    return call("lax.dynamic_slice", given)
 
 
-def dynamic_update_slice(names: Names, eqn: Equation) -> Text:
+def dynamic_update_slice(names: Names, eqn: Equation) -> ast.expr:
     x, y, *starts = eqn.inputs
-    return call("lax.dynamic_update_slice", names.typed(x), names.typed(y), places(names, starts))
+    return call("lax.dynamic_update_slice", [names.typed(x), names.typed(y), places(names, starts)])
 
 
-def places(names: Names, starts: list[Any]) -> str:
+def places(names: Names, starts: list[Any]) -> ast.expr:
     """Start indices, which must be of one type."""
     types = {x.aval.dtype for x in starts if type(x) is not Literal}
-    bare = not types or types == {jnp.dtype(jnp.result_type(int))}
-    return tuple_of([(names.text if bare else names.typed)(x) for x in starts])
+    are_bare = not types or types == {jnp.dtype(jnp.result_type(int))}
+    return ast.Tuple([(names.bare if are_bare else names.typed)(x) for x in starts])
 
 
 SPELLINGS: dict[str, Spelling] = {
-    "wrapped_index": where_negative,
+    "wrapped_index": "jnp.where(x < 0, x + {size}, x)",
     "take_rows": take_rows,
-    "put_rows": put_rows_text,
+    "put_rows": put_rows_at,
     "take_part": take_part,
     "pick": pick,
     "take_along": take_along,
     "put_along": put_along,
-    "put_part": put_part_text,
+    "put_part": "lax.dynamic_update_index_in_dim(x, y, z, {axis})",
     "gather": gather,
     "dynamic_slice": dynamic_slice,
     "dynamic_update_slice": dynamic_update_slice,

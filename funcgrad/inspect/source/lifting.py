@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,27 @@ def opened(program: Any) -> tuple[Jaxpr, Sequence[Any]]:
     return (program.jaxpr, program.consts) if isinstance(program, ClosedJaxpr) else (program, ())
 
 
+class Where(NamedTuple):
+    """Where equations are written: into which program, for which frames of the user's, in which marked scopes."""
+
+    into: Program
+    frames: tuple[Any, ...] = ()
+    path: Path = ()
+    backward: bool = False
+
+    def add(
+        self, name: str, inputs: list, avals: Iterable, params: dict, primitive: Any = None, has_effects: bool = False
+    ) -> list[Any]:
+        outputs = list(map(Var, avals))
+        eqn = Equation(name, inputs, outputs, params, self.frames, self.path, self.backward, primitive, has_effects)
+        self.into.equations.append(eqn)
+        self.into.inside.setdefault(self.path, []).extend(eqn.programs())
+        return list(outputs)
+
+    def partners(self) -> list[Program]:
+        return [inner for around in (self.into, *self.into.partners) for inner in around.inside.get(self.path, [])]
+
+
 class Lifter:
     """Turns jaxprs into programs. A jitted function that is called more than once stays one."""
 
@@ -85,13 +106,11 @@ class Lifter:
         self, program: Any, partners: Sequence[Program] = (), given: Sequence[Any] = (), backward: bool = False
     ) -> Program:
         """``program`` as data. The first operands are ``given``: values around it, which it uses as they are."""
-        jaxpr, consts = opened(program)
+        jaxpr, _ = opened(program)
         inputs = [Var(v.aval) for v in jaxpr.invars[len(given) :]]
-        env = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
-        env.update(zip(jaxpr.invars, (*given, *inputs), strict=True))
         lifted = Program(plain_name(jaxpr.debug_info.func_name), inputs, partners=list(partners))
         lifted.source = jaxpr.debug_info.func_src_info or ""
-        lifted.outputs = self.run(lifted, jaxpr, env, (), (), backward)
+        lifted.outputs = self.inline(Where(lifted, backward=backward), program, [*given, *inputs])
         return lifted
 
     def constant(self, value: Any) -> Any:
@@ -106,28 +125,29 @@ class Lifter:
             self.constants[var] = value
         return self.known_constants[id(value)]
 
-    def run(self, into: Program, jaxpr: Jaxpr, env: dict, frames: tuple, path: Path, backward: bool) -> list[Any]:
-        """Write a jaxpr's equations into a program; returns what its outputs are there."""
+    def inline(self, where: Where, program: Any, inputs: Sequence[Any]) -> list[Any]:
+        """Write a jaxpr's equations down; returns what its outputs are there. ``inputs`` are the last operands."""
+        jaxpr, consts = opened(program)
+        env = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
+        env.update(zip(jaxpr.invars, inputs[len(inputs) - len(jaxpr.invars) :], strict=True))
 
         def read(x: Any) -> Any:
             return self.constant(x) if type(x) is Literal else env[x]
 
         for eqn in jaxpr.eqns:
-            inputs = [read(x) for x in eqn.invars]
-            own = scopes(eqn.source_info)
-            eqn_path = path + own
-            eqn_frames = (*_jax.user_frames(eqn.source_info), *frames)
-            is_backward = backward or in_backward(eqn.source_info)
-            if is_backward and not eqn_path:
-                eqn_frames = ()  # a loop's own bookkeeping
-            outs = self.equation(into, eqn, inputs, eqn_frames, eqn_path, is_backward)
+            path = where.path + scopes(eqn.source_info)
+            frames = (*_jax.user_frames(eqn.source_info), *where.frames)
+            backward = where.backward or in_backward(eqn.source_info)
+            if backward and not path:
+                frames = ()  # a loop's own bookkeeping
+            outs = self.equation(Where(where.into, frames, path, backward), eqn, list(map(read, eqn.invars)))
             env.update(zip(eqn.outvars, outs, strict=True))
         return [read(x) for x in jaxpr.outvars]
 
-    def equation(self, into: Program, eqn: Any, inputs: list, frames: tuple, path: Path, backward: bool) -> list[Any]:
+    def equation(self, where: Where, eqn: Any, inputs: list) -> list[Any]:
         name = str(eqn.primitive)
         if name == "name":
-            self.mark(into, eqn.params["name"], inputs[0], path)
+            mark(where, eqn.params["name"], inputs[0])
             return inputs
         if name in IDENTITIES:
             return inputs[: len(eqn.outvars)]
@@ -139,56 +159,53 @@ class Lifter:
             return inputs[1:]
         if name == "call_hi_primitive":
             self.expanded.append(expanded(eqn.params["_prim"]))
-            return self.inline(into, self.expanded[-1], inputs, frames, path, backward)
+            return self.inline(where, self.expanded[-1], inputs)
         params = {
             k: None if k in ("sharding", "out_sharding") and is_no_sharding(v) else v for k, v in eqn.params.items()
         }
         if name in WRITTEN_OUT:
             inner = next(params[k] for k in (WRITTEN_OUT[name], "jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
             if name in ("jit", "pjit") and self.is_function(inner):
-                return self.call(into, eqn, inner, inputs, frames, path, backward)
+                return self.call(where, eqn, inner, inputs)
             if name in ("checkpoint", "remat2") and params.get("differentiated") and params["prevent_cse"]:
-                inputs = self.behind_barrier(into, inputs, frames, path, backward)
-            outs = self.inline(into, inner, inputs, frames, path, backward)
+                inputs = behind_barrier(where, inputs)
+            outs = self.inline(where, inner, inputs)
             function = plain_name(params.get("name"))
             if (
                 function
-                and not backward
+                and not where.backward
                 and not hasattr(lax, function)
                 and (name == "custom_jvp_call" or self.lengths.get(id(opened(inner)[0]), 0) > 1)
             ):
-                into.returned.update({v: function for v in outs[:1] if type(v) is Var})
+                where.into.returned.update({v: function for v in outs[:1] if type(v) is Var})
             return outs
         if name == "scan" and params["length"] == 1:
-            return self.only_step(into, params, inputs, frames, path, backward)
-        inputs, params = self.with_programs(into, name, inputs, params, path, backward)
-        outputs = [Var(v.aval) for v in eqn.outvars]
-        new = Equation(name, inputs, outputs, params, frames, path, backward, eqn.primitive, bool(eqn.effects))
-        into.equations.append(new)
-        into.inside.setdefault(path, []).extend(new.programs())
-        return list(outputs)
+            return self.only_step(where, params, inputs)
+        inputs, params = self.with_programs(where, name, inputs, params)
+        return where.add(name, inputs, [v.aval for v in eqn.outvars], params, eqn.primitive, bool(eqn.effects))
 
-    def with_programs(
-        self, into: Program, name: str, inputs: list, params: dict, path: Path, backward: bool
-    ) -> tuple[list, dict]:
+    def with_programs(self, where: Where, name: str, inputs: list, params: dict) -> tuple[list, dict]:
         """Operands and parameters with programs in the place of jaxprs.
 
         Loops and branches use what does not vary straight from around them, and it is no operand any more.
         """
-        partners = self.partners(into, path)
+
+        def lift(program: Any, given: Sequence[Any] = ()) -> Program:
+            return self.lift(program, where.partners(), given, where.backward)
+
         if name == "scan":
             consts, carry = _jax.scan_layout(params)
-            body = self.lift(params["jaxpr"], partners, inputs[:consts], backward)
+            body = lift(params["jaxpr"], inputs[:consts])
             body.carry = carry
             kept = {"length": params["length"], "reverse": params["reverse"], "unroll": params["unroll"]}
             return inputs[consts:], {"body": body, "carry": carry, **kept}
         if name == "while":
             first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
-            cond = self.lift(params["cond_jaxpr"], partners, inputs[:first], backward)
-            body = self.lift(params["body_jaxpr"], partners, inputs[first:second], backward)
+            cond = lift(params["cond_jaxpr"], inputs[:first])
+            body = lift(params["body_jaxpr"], inputs[first:second])
             return inputs[second:], {"cond": cond, "body": body}
         if name == "cond":
-            branches = tuple([self.lift(branch, partners, inputs[1:], backward) for branch in params["branches"]])
+            branches = tuple([lift(branch, inputs[1:]) for branch in params["branches"]])
             return inputs[:1], {"branches": branches}
 
         if name == "custom_linear_solve":
@@ -196,81 +213,62 @@ class Lifter:
             programs, start = [], 0
             for length, jaxpr in zip(lengths, jaxprs, strict=True):
                 given = inputs[start : start + length]
-                programs.append(None if jaxpr is None else self.lift(jaxpr, partners, given, backward))
+                programs.append(None if jaxpr is None else lift(jaxpr, given))
                 start += length
             matvec, _, solve, transpose_solve = programs
             return inputs[start:], {"programs": (matvec, solve, transpose_solve)}
 
         def lifted(value: Any) -> Any:
             if isinstance(value, ClosedJaxpr | Jaxpr):
-                return self.lift(value, partners, (), backward)
+                return lift(value)
             return tuple(map(lifted, value)) if isinstance(value, tuple) and holds_jaxpr(value) else value
 
         return inputs, {key: lifted(value) for key, value in params.items()}
-
-    def partners(self, into: Program, path: Path) -> list[Program]:
-        return [inner for around in (into, *into.partners) for inner in around.inside.get(path, [])]
 
     def is_function(self, inner: Any) -> bool:
         jaxpr, _ = opened(inner)
         return self.calls[id(jaxpr)] > 1 and self.lengths[id(jaxpr)] >= SMALLEST
 
-    def call(self, into: Program, eqn: Any, inner: Any, inputs: list, frames: tuple, path: Path, backward: bool):
+    def call(self, where: Where, eqn: Any, inner: Any, inputs: list) -> list[Any]:
         jaxpr, _ = opened(inner)
         program = self.functions.get(id(jaxpr))
         if program is None:
-            program = self.functions[id(jaxpr)] = self.lift(inner, self.partners(into, path), (), backward)
-            program.name = plain_name(eqn.params["name"]) + ("_backward" if backward else "")
-        into.inside.setdefault(path, []).append(program)
-        outputs = [Var(v.aval) for v in eqn.outvars]
-        params = {"program": program}
-        into.equations.append(
-            Equation("call", inputs, outputs, params, frames, path, backward, None, bool(eqn.effects))
-        )
-        return list(outputs)
+            program = self.functions[id(jaxpr)] = self.lift(inner, where.partners(), (), where.backward)
+            program.name = plain_name(eqn.params["name"]) + ("_backward" if where.backward else "")
+        avals = [v.aval for v in eqn.outvars]
+        return where.add("call", inputs, avals, {"program": program}, has_effects=bool(eqn.effects))
 
-    def inline(self, into: Program, inner: Any, inputs: list, frames: tuple, path: Path, backward: bool) -> list[Any]:
-        jaxpr, consts = opened(inner)
-        env = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
-        env.update(zip(jaxpr.invars, inputs[len(inputs) - len(jaxpr.invars) :], strict=True))
-        return self.run(into, jaxpr, env, frames, path, backward)
-
-    def only_step(self, into: Program, params: dict, inputs: list, frames: tuple, path: Path, backward: bool):
+    def only_step(self, where: Where, params: dict, inputs: list) -> list[Any]:
         """A loop of one step as that step."""
         consts, carry = _jax.scan_layout(params)
-
-        def add(name: str, x: Any, aval: Any, **how: Any) -> Any:
-            out = Var(aval)
-            into.equations.append(Equation(name, [x], [out], how, frames, path, backward))
-            return out
-
         body = params["jaxpr"]
-        step_inputs = inputs[: consts + carry]
+        given = inputs[: consts + carry]
         for x, aval in zip(inputs[consts + carry :], body.in_avals[consts + carry :], strict=True):
-            step_inputs.append(add("squeeze", x, aval, dimensions=(0,)))
-        outs = self.inline(into, body, step_inputs, frames, path, backward)
-        avals = [_jax.stacked_aval(1, aval) for aval in body.out_avals[carry:]]
-        stacked = [add("expand_dims", x, aval, axes=(0,)) for x, aval in zip(outs[carry:], avals, strict=True)]
-        return [*outs[:carry], *stacked]
+            given += where.add("squeeze", [x], [aval], {"dimensions": (0,)})
+        outs = self.inline(where, body, given)
+        for i, aval in enumerate(body.out_avals[carry:], carry):
+            (outs[i],) = where.add("expand_dims", [outs[i]], [_jax.stacked_aval(1, aval)], {"axes": (0,)})
+        return outs
 
-    def behind_barrier(self, into: Program, inputs: list, frames: tuple, path: Path, backward: bool) -> list[Any]:
-        """Values through a barrier, which keeps what is computed from them from being shared with the way forward."""
-        values = [x for x in inputs if type(x) is Var]
-        if not values:
-            return inputs
-        outputs = [Var(v.aval) for v in values]
-        primitive = lax.optimization_barrier_p
-        into.equations.append(Equation("optimization_barrier", values, outputs, {}, frames, path, backward, primitive))
-        fresh = dict(zip(values, outputs, strict=True))
-        return [fresh.get(x, x) if type(x) is Var else x for x in inputs]
 
-    def mark(self, into: Program, name: str, value: Any, path: Path) -> None:
-        if name.startswith(PRIMAL):
-            into.primals.setdefault((path, name.removeprefix(PRIMAL)), value)
-        elif name.startswith(COTANGENT):
-            into.cotangents.setdefault((path, name.removeprefix(COTANGENT)), value)
-        elif type(value) is Var:
-            into.names.setdefault(value, name)
+def behind_barrier(where: Where, inputs: list) -> list[Any]:
+    """Values through a barrier, which keeps what is computed from them from being shared with the way forward."""
+    values = [x for x in inputs if type(x) is Var]
+    if not values:
+        return inputs
+    avals = [v.aval for v in values]
+    outputs = where.add("optimization_barrier", values, avals, {}, lax.optimization_barrier_p)
+    fresh = dict(zip(values, outputs, strict=True))
+    return [fresh.get(x, x) if type(x) is Var else x for x in inputs]
+
+
+def mark(where: Where, name: str, value: Any) -> None:
+    if name.startswith(PRIMAL):
+        where.into.primals.setdefault((where.path, name.removeprefix(PRIMAL)), value)
+    elif name.startswith(COTANGENT):
+        where.into.cotangents.setdefault((where.path, name.removeprefix(COTANGENT)), value)
+    elif type(value) is Var:
+        where.into.names.setdefault(value, name)
 
 
 def is_no_sharding(value: Any) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from funcgrad._jax import Var
-from funcgrad.inspect.source.blocks import Block, base, packed
-from funcgrad.inspect.source.lines import parameters_of
-from funcgrad.inspect.source.names import plural
+from funcgrad.inspect.printing import text
+from funcgrad.inspect.source.blocks import Block
+from funcgrad.inspect.source.names import base, plural
 from funcgrad.inspect.source.program import Equation, Program
-from funcgrad.inspect.source.text import Text, call
+from funcgrad.inspect.source.trees import assign, call, name, packed, static
+from funcgrad.inspect.syntax import parameters_of
 
 #: Functions of JAX's own, which are named after what they are for.
 RENAMED = {
@@ -62,27 +64,22 @@ def scan(block: Block, eqn: Equation) -> None:
     for v, x in zip(body.inputs[count:], eqn.inputs[count:], strict=True):
         if type(x) is Var and x in block.module.singular:
             inner.hints[v] = block.module.singular[x]
-    params, head = [], []
+    params = []
     for number, group in enumerate((body.inputs[:count], body.inputs[count:])):
         names = [
             inner.bind(v, carried_name(block, eqn, v) if not number else element_name(block, eqn, v)) for v in group
         ]
-        if len(names) == 1:
-            params += names
-        elif names:
-            params.append(inner.names.fresh(("carry", "inputs")[number]))
-            head.append(f"{', '.join(names)} = {params[-1]}")
-        else:
-            params.append("_")
+        whole = inner.unpack(("carry", "inputs")[number], names) if len(names) > 1 else "_"
+        params.append(names[0] if len(names) == 1 else whole)
     for v, x in zip(body.inputs[:count], body.outputs[:count], strict=True):
         if type(x) is Var and x not in inner.cotangents:
             inner.hints.setdefault(x, base(block.module.known[v]) or "")
 
-    def result() -> str:
-        texts = [str(inner.typed(x)) for x in body.outputs]
-        return f"{packed(texts[:count])}, {packed(texts[count:])}"
+    def result() -> ast.expr:
+        values = inner.all_typed(body.outputs)
+        return ast.Tuple([packed(values[:count]), packed(values[count:])])
 
-    name = block.define(inner, function_name(eqn, body, "step"), params, head, result)
+    step = block.define(inner, function_name(eqn, body, "step"), params, result)
     hints = []
     for i, (v, x) in enumerate(zip(eqn.outputs, body.outputs, strict=True)):
         known = block.name_of(x)
@@ -92,25 +89,24 @@ def scan(block: Block, eqn: Equation) -> None:
             hints.append(plural(base(known) or known) if known else None)
             if known:
                 block.module.singular[v] = base(known) or known
-    init, xs = [packed([str(block.typed(x)) for x in group]) for group in (eqn.inputs[:count], eqn.inputs[count:])]
+    given = [packed(block.all_typed(group)) for group in (eqn.inputs[:count], eqn.inputs[count:])]
     extra = {} if eqn.inputs[count:] else {"length": eqn.params["length"]}
     extra |= {"reverse": True} if eqn.params["reverse"] else {}
     extra |= {"unroll": eqn.params["unroll"]} if eqn.params["unroll"] != 1 else {}
-    names = block.targets(eqn, hints)
-    groups = [left_side(names[:count]), left_side(names[count:])]
+    targets = block.targets(eqn, hints)
+    groups = [left_side(targets[:count]), left_side(targets[count:])]
     apart = []
     for i, word in enumerate(("carry", "stacked")):
-        if len(", ".join(groups)) > LONGEST_LEFT and len(groups[i]) > 20:
-            whole = block.names.fresh(word)
-            apart.append(f"{groups[i][1:-1]} = {whole}")
-            groups[i] = whole
-    block.emit(f"{', '.join(groups)} = {call('lax.scan', name, init, xs, **extra)}")
-    for line in apart:
-        block.emit(line)
+        if len(", ".join(map(text, groups))) > LONGEST_LEFT and len(text(groups[i])) > 20:
+            held = name(block.names.fresh(word))
+            apart.append(assign([groups[i]], held))
+            groups[i] = held
+    keywords = {key: static(value) for key, value in extra.items()}
+    block.body += [assign(groups, call("lax.scan", [name(step), *given], **keywords)), *apart]
 
 
-def left_side(names: Sequence[str]) -> str:
-    return "_" if set(names) <= {"_"} else packed(names)
+def left_side(names: Sequence[ast.expr]) -> ast.expr:
+    return name("_") if {text(x) for x in names} <= {"_"} else packed(names)
 
 
 def carried_name(block: Block, eqn: Equation, v: Var) -> str:
@@ -129,7 +125,7 @@ def element_name(block: Block, eqn: Equation, v: Var) -> str:
 
 
 def while_loop(block: Block, eqn: Equation) -> None:
-    functions: list[str] = []
+    functions: list[ast.expr] = []
     names: list[str] = []
     for key, default in (("cond", "proceeds"), ("body", "advance")):
         program: Program = eqn.params[key]
@@ -141,36 +137,32 @@ def while_loop(block: Block, eqn: Equation) -> None:
                 inner.hints.setdefault(v, hint)
         used = program.uses()
         names = [inner.bind(v, "state") if used[v] else "_" for v in program.inputs]
-        params, head = names, []
-        if len(names) > 1:
-            params = [inner.names.fresh("carry")]
-            head = [f"{', '.join(names)} = {params[0]}"]
-        functions.append(block.define(inner, function_name(eqn, program, default), params, head))
-    init = packed([str(block.typed(x)) for x in eqn.inputs])
-    outs = block.targets(eqn, [None if name == "_" else base(name) for name in names])
-    block.emit(f"{', '.join(outs)} = {call('lax.while_loop', *functions, init)}")
+        params = [inner.unpack("carry", names)] if len(names) > 1 else names
+        functions.append(name(block.define(inner, function_name(eqn, program, default), params)))
+    init = packed(block.all_typed(eqn.inputs))
+    outs = block.targets(eqn, [None if x == "_" else base(x) for x in names])
+    block.body.append(assign(outs, call("lax.while_loop", [*functions, init])))
 
 
 def cond(block: Block, eqn: Equation) -> None:
     branches: Sequence[Program] = eqn.params["branches"]
     (index,) = eqn.inputs
     is_predicate = index.aval.dtype == np.bool_
-    functions = []
+    functions: list[ast.expr] = []
     for i, program in enumerate(branches):
         default = ("on_false", "on_true")[i] if is_predicate else f"branch_{i}"
-        functions.append(block.define(block.inner(program), function_name(eqn, program, default), []))
+        functions.append(name(block.define(block.inner(program), function_name(eqn, program, default), [])))
     made = block.module.made_by.get(index) if type(index) is Var else None
     if made is not None and made.name == "platform_index":
-        text: Text = call("lax.platform_dependent", **by_platform(made, functions))
+        chosen = call("lax.platform_dependent", [], **by_platform(made, functions))
     elif is_predicate:
-        text = call("lax.cond", block.text(index), *reversed(functions))
+        chosen = call("lax.cond", [block.bare(index), *reversed(functions)])
     else:
-        text = call("lax.switch", block.typed(index), f"[{', '.join(functions)}]")
-    outs = block.targets(eqn, [None] * len(eqn.outputs))
-    block.emit(f"{', '.join(outs)} = {text}" if outs else str(text))
+        chosen = call("lax.switch", [block.typed(index), ast.List(functions)])
+    block.body.append(assign(block.targets(eqn, [None] * len(eqn.outputs)), chosen))
 
 
-def by_platform(made: Equation, functions: Sequence[str]) -> dict[str, str]:
+def by_platform(made: Equation, functions: Sequence[ast.expr]) -> dict[str, ast.expr]:
     """Functions by the platforms they are for."""
     found = {}
     for platforms, function in zip(made.params["platforms"], functions, strict=True):

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from funcgrad._jax import Var
-from funcgrad.inspect.source.lines import Statement, statement_at
 from funcgrad.inspect.source.program import Equation, Program
+from funcgrad.inspect.syntax import Statement, statement_at
 
 #: What a source may import, and so no value may be called.
 RESERVED = {"jax", "jnp", "lax", "np", "base64", "zlib", "primitives", "value_and_grad"}
@@ -43,6 +43,11 @@ class Namespace:
 def identifier(name: str) -> str:
     name = re.sub(r"\W+", "_", name).strip("_") or "x"
     return f"x_{name}" if name[0].isdigit() else name
+
+
+def base(name: str | None) -> str | None:
+    """A name without its number."""
+    return None if name is None else re.sub(r"(_\d+)+$", "", name) or name
 
 
 def plural(name: str) -> str:

@@ -127,3 +127,13 @@ def callers_first(root: Program) -> list[Program]:
 
     visit(root)
     return order[::-1]
+
+
+def calls_of(root: Program) -> dict[Program, list[tuple[Program, Equation]]]:
+    """The calls of every function, each with the program that it stands in."""
+    found: dict[Program, list[tuple[Program, Equation]]] = {}
+    for program in callers_first(root):
+        for eqn in program.equations:
+            if eqn.name == "call":
+                found.setdefault(eqn.params["program"], []).append((program, eqn))
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 
 from funcgrad._jax import Literal, Var
 from funcgrad.inspect.source.dead_code import without_dead_code
-from funcgrad.inspect.source.program import Equation, Program, callers_first
+from funcgrad.inspect.source.program import Equation, Program, callers_first, calls_of
 
 COMMUTATIVE = {"add", "mul", "max", "min", "eq", "ne", "and", "or", "xor"}
 
@@ -36,11 +36,7 @@ class Simplifier:
         self.uses: Any = {}
 
     def program_and_functions(self, root: Program) -> None:
-        calls: dict[Program, list[Equation]] = {}
-        for program in callers_first(root):
-            for eqn in program.equations:
-                if eqn.name == "call":
-                    calls.setdefault(eqn.params["program"], []).append(eqn)
+        calls = {program: [eqn for _, eqn in sites] for program, sites in calls_of(root).items()}
         for program, eqns in calls.items():
             self.fix_numbers(program, eqns)
         for program in (root, *calls):

@@ -6,7 +6,7 @@ import base64
 import enum
 import functools
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -53,9 +53,7 @@ def static_text(value: Any) -> str:
     match value:
         case enum.Enum():
             return f"{owner_of(type(value))}.{value.name}"
-        case str():
-            return quoted(value)
-        case None | bool() | int() | bytes():
+        case None | bool() | int() | bytes() | str():
             return repr(value)
         case float() | complex() | np.generic():
             return scalar_text(value)
@@ -80,17 +78,14 @@ def static_text(value: Any) -> str:
             return "{" + ", ".join(f"{static_text(k)}: {static_text(v)}" for k, v in value.items()) + "}"
         case type() if issubclass(value, np.generic):
             return dtype_text(value)
+        case _jax.Primitive() if public_primitive(value) is not None:
+            return str(public_primitive(value))
         case np.ndarray() | jax.Array():
             return array_text(np.asarray(value))
     if hasattr(value, "__dataclass_fields__"):
         given = [f"{name}={static_text(getattr(value, name))}" for name in value.__dataclass_fields__]
         return f"{owner_of(type(value))}({', '.join(given)})"
     return owner_of(value)
-
-
-def quoted(text: str) -> str:
-    plain = text.isprintable() and not set('"\\') & set(text)
-    return f'"{text}"' if plain else repr(text)
 
 
 PLACES = ((lax, "lax"), (jax, "jax"), (jax.sharding, "jax.sharding"), (lax.linalg, "lax.linalg"), (jnp, "jnp"))
@@ -138,7 +133,7 @@ def constant_text(value: Any) -> str:
     aval = _jax.typeof(value)
     if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
         data = np.asarray(jax.random.key_data(value))
-        return f"jax.random.wrap_key_data({array_text(data)}, impl={quoted(str(jax.random.key_impl(value)))})"
+        return f"jax.random.wrap_key_data({array_text(data)}, impl={str(jax.random.key_impl(value))!r})"
     x = np.asarray(value)
     if x.nbytes > LARGEST_CONSTANT and (x != x.flat[0]).any():
         raise ValueError(
@@ -159,7 +154,3 @@ def public_primitive(primitive: Any) -> str | None:
             if value is primitive:
                 return f"{text}.{name}"
     return None
-
-
-def keywords_of(params: Mapping[str, Any]) -> dict[str, str]:
-    return {name: static_text(value) for name, value in params.items()}

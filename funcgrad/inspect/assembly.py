@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import linecache
+import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -17,24 +19,14 @@ from funcgrad.engine.tape import Node
 from funcgrad.inspect.cuts import Cut
 from funcgrad.inspect.flags import find_flags
 from funcgrad.inspect.formulas import aliases, formula_text
-from funcgrad.inspect.known_length import nbytes
-from funcgrad.inspect.opened import Note, Observation, Path, noted, opening_of
-from funcgrad.inspect.report import (
-    BackwardReport,
-    BackwardStep,
-    Formula,
-    Kept,
-    Line,
-    Parameter,
-    Place,
-    Value,
-    Variable,
-)
+from funcgrad.inspect.opened import Note, Observation, Opening, Path, noted, opening_of
+from funcgrad.inspect.report import BackwardReport
 from funcgrad.inspect.statistics import Statistics
+from funcgrad.inspect.steps import BackwardStep, Formula, Kept, Line, Parameter, Place, Value, Variable
 from funcgrad.rules.control.custom import CustomVjp
 from funcgrad.rules.control.scan import Scan
 from funcgrad.rules.rule import Formula as FormulaRule
-from funcgrad.rules.rule import Joint, Rule, bare
+from funcgrad.rules.rule import Joint, bare
 
 #: Nodes that stand for more than an operation, by primitive.
 KINDS = {
@@ -68,22 +60,22 @@ class Argument(NamedTuple):
     cuts: Sequence[Cut]
 
 
+@dataclasses.dataclass(eq=False)
 class Assembly:
-    def __init__(
-        self,
-        signature: Any,
-        seen: Sequence[Seen],
-        arguments: Sequence[Argument],
-        held: Collection[int],
-        caller: Sequence[Any],
-        name: str,
-        out: Any,
-    ):
-        self.signature, self.arguments, self.held, self.name, self.out = signature, arguments, held, name, out
+    """What a report is made of: what was recorded and seen, and the caller's arrays, by id, and frames."""
+
+    signature: Any
+    seen: Sequence[Seen]
+    arguments: Sequence[Argument]
+    held: Collection[int]
+    caller: Sequence[Any]
+    name: str
+    out: Any
+
+    def __post_init__(self) -> None:
         # The way back takes nodes from the last to the first, what is inside a node after the node.
-        self.seen = sorted(seen, key=lambda s: [-i for i in s.path])
+        self.seen = sorted(self.seen, key=lambda s: [-i for i in s.path])
         self.number = {s.path: i for i, s in enumerate(self.seen)}
-        self.caller = list(caller)
         self.variables: list[Variable] = []
         #: The number of a variable by the path of the recording it is in, and its slot there.
         self.scope: dict[tuple[Path, int], int] = {}
@@ -97,7 +89,7 @@ class Assembly:
         for i, s in enumerate(self.seen):
             steps.append(self.step(i, s, steps))
         self.count_bytes(steps)
-        lines = group(steps)
+        lines = lines_of(steps)
         parameters = [self.parameter(i, a) for i, a in enumerate(self.arguments)]
         norms = [p.gradient.norm for p in parameters if p.gradient is not None]
         places = [p for step in steps for p in (step.place, *step.stack)]
@@ -106,7 +98,7 @@ class Assembly:
         report = BackwardReport(
             function=self.name,
             value=described(self.out),
-            seed="1" if is_scalar(self.out) else "ones",
+            seed="1" if [np.shape(x) for x in jax.tree.leaves(self.out)] == [()] else "ones",
             sources={file: "".join(linecache.getlines(file)) or None for file in files},
             steps=steps,
             lines=lines,
@@ -125,83 +117,72 @@ class Assembly:
         report.flags = find_flags(report)
         report.totals["flags"] = len(report.flags)
         for flag in report.flags:
-            for i in flag.steps:
-                steps[i].flags.append(flag.id)
-            for i in flag.lines:
-                lines[i].flags.append(flag.id)
-            for i in flag.parameters:
-                parameters[i].flags.append(flag.id)
+            flagged = (steps, flag.steps), (lines, flag.lines), (parameters, flag.parameters)
+            for x in (these[i] for these, numbers in flagged for i in numbers):
+                x.flags.append(flag.id)
         return report
 
     # Variables.
 
-    def variable(self, at: Path, slot: int, aval: Any, name: str | None, kind: str, step: int | None) -> int:
-        known = self.scope.get((at, slot))
-        if known is None:
-            known = self.scope[at, slot] = len(self.variables)
-            shape, dtype = type_of(aval)
-            self.variables.append(Variable(known, shape, dtype, name, kind, step))
-        return known
+    def variable(self, at: Path, slot: int | None, aval: Any, name: Any = None, kind: str = "value", step: Any = None):
+        if slot is not None and (at, slot) not in self.scope:
+            number = self.scope[at, slot] = len(self.variables)
+            self.variables.append(Variable(number, *type_of(aval), name, kind, step))
+
+    def value(self, at: Path, slot: int | None, aval: Any) -> Value:
+        return Value(None if slot is None else self.scope[at, slot], *type_of(aval), slot is not None)
 
     def number_variables(self) -> None:
         for a in self.arguments:
-            if a.slot is not None:
-                self.variable((), a.slot, a.aval, a.path, "argument", None)
+            self.variable((), a.slot, a.aval, a.path, "argument")
         results = {slot for slot in self.signature.out_slots if slot is not None}
         forward = sorted(self.seen, key=lambda s: s.path)
         for s in forward:
-            inside = s.path[:-1]
             for slot, aval in zip(s.node.parents, s.node.avals, strict=True):
-                self.types.setdefault((inside, slot), aval)
+                self.types.setdefault((s.path[:-1], slot), aval)
         for slot, aval in zip(self.signature.out_slots, self.signature.out_avals, strict=True):
             self.types.setdefault(((), slot), aval)
         parents = {s.path[:-1] for s in forward}
         for s in forward:
-            inside, node = s.path[:-1], s.node
-            outermost = inside == ()
-            for operand in noted(node).operands:
-                if operand.slot is not None:
-                    self.variable(inside, operand.slot, operand.aval, None, "value", None)
-            for slot in node.outs:
-                if slot is not None:
-                    kind = "result" if outermost and slot in results else "value"
-                    step = self.number[s.path] if outermost else None
-                    self.variable(inside, slot, self.types.get((inside, slot)), None, kind, step)
-            if s.path in parents:
-                self.share(s.path, node)
+            inside = s.path[:-1]
+            for operand in noted(s.node).operands:
+                self.variable(inside, operand.slot, operand.aval)
+            for slot in s.node.outs:
+                kind = "value" if inside or slot not in results else "result"
+                step = None if inside else self.number[s.path]
+                self.variable(inside, slot, self.types.get((inside, slot)), None, kind, step)
+            opening = opening_of(s.node) if s.path in parents else None
+            if opening is not None:
+                self.share(s.path, s.node, opening)
 
-    def share(self, path: Path, node: Node) -> None:
+    def share(self, path: Path, node: Node, opening: Opening) -> None:
         """Give values inside of a node the numbers that they have outside."""
-        opening = opening_of(node)
-        if opening is None:
-            return
-        halves, operands, outside = opening.inside(node), noted(node).operands, path[:-1]
-        for slot, k in zip(halves.in_slots, opening.shared(node), strict=True):
-            outer = None if k is None else operands[k].slot
-            if slot is not None and outer is not None:
-                self.scope.setdefault((path, slot), self.scope[outside, outer])
-        if not isinstance(opening, Scan):
-            for slot, out in zip(halves.out_slots, node.outs, strict=True):
-                if slot is not None and out is not None:
-                    self.scope.setdefault((path, slot), self.scope[outside, out])
+        (carrier, halves), operands = opening, noted(node).operands
+        outer = [None if k is None else operands[k].slot for k in carrier.shared(node)]
+        pairs = [*zip(halves.in_slots, outer, strict=True)]
+        if not isinstance(carrier, Scan):
+            pairs += zip(halves.out_slots, node.outs, strict=True)
+        for slot, around in pairs:
+            if slot is not None and around is not None:
+                self.scope.setdefault((path, slot), self.scope[path[:-1], around])
 
     # Steps.
 
     def step(self, i: int, s: Seen, before: Sequence[BackwardStep]) -> BackwardStep:
         node, path = s.node, s.path
-        note, inside = noted(node), path[:-1]
+        note, inside, rows = noted(node), path[:-1], iter(s.observation.outgoing)
         kind = "custom" if isinstance(bare(node.rule), CustomVjp) else KINDS.get(note.primitive, "operation")
-        frames = self.frames(node.source)
+        frames = [] if node.source is None else self.places(_jax.user_frames(node.source))
         around = before[self.number[inside]] if inside else None
         if not frames and around is not None and around.place is not None:
             # Inside a library's function: what counts is where that was called.
             frames = [around.place, *around.stack]
+        is_open = any(t.path[:-1] == path for t in self.seen[i + 1 : i + 2])
         out_types = [self.types.get((inside, slot)) for slot in node.outs]
         out_types = [*note.outs, *out_types[len(note.outs) :]]
         return BackwardStep(
             id=i,
             parent=self.number[inside] if inside else None,
-            children=[],
             depth=len(inside),
             kind=kind,
             primitive=NAMES.get(note.primitive, str(note.primitive)),
@@ -209,42 +190,28 @@ class Assembly:
             rule=self.formula(bare(node.rule), note),
             place=frames[0] if frames else None,
             stack=frames[1:],
-            operands=[
-                Value(None if o.slot is None else self.scope[inside, o.slot], *type_of(o.aval), o.slot is not None)
-                for o in note.operands
-            ],
-            outputs=[
-                Value(None if slot is None else self.scope[inside, slot], *type_of(aval), slot is not None)
-                for slot, aval in zip(node.outs, out_types, strict=True)
-            ],
-            kept=[],
-            kept_bytes=0,
-            incoming=[None if row is None else Statistics.of(row) for row in s.observation.incoming],
-            outgoing=self.outgoing(note, s.observation.outgoing),
+            operands=[self.value(inside, o.slot, o.aval) for o in note.operands],
+            outputs=[self.value(inside, *out) for out in zip(node.outs, out_types, strict=True)],
+            incoming=list(map(statistics_of, s.observation.incoming)),
+            # One for each operand, from one for each that is active.
+            outgoing=[None if o.slot is None else statistics_of(next(rows, None)) for o in note.operands],
             iterations=node.params.get("length") if kind == "loop" else None,
-            note=remark(note.primitive, any(t.path[:-1] == path for t in self.seen[i + 1 : i + 2])),
+            note=None if is_open else NOT_OPENED.get(note.primitive),
         )
 
-    def outgoing(self, note: Note, rows: Sequence[Any]) -> list[Statistics | None]:
-        """One for each operand, from one for each that is active."""
-        rest = iter(rows)
-        found = [None if o.slot is None else next(rest, None) for o in note.operands]
-        return [None if row is None else Statistics.of(row) for row in found]
-
     def formula(self, rule: Any, note: Note) -> list[Formula]:
+        if isinstance(rule, CustomVjp):
+            return [Formula(None, "the function's own backward rule")]
         texts = self.formulas.get(id(rule))
         if texts is None:
-            texts = self.formulas[id(rule)] = text_of(rule)
+            texts = self.formulas[id(rule)] = formula_text(rule)
         active = [i for i, o in enumerate(note.operands) if o.slot is not None]
         if isinstance(rule, FormulaRule):
             return [Formula(i, texts[i]) for i in active if i < len(texts) and texts[i] != "0"]
         return [Formula(None, text) for text in texts]
 
-    def frames(self, source: Any) -> list[Place]:
-        """Where an operation is, and who called: up to the call of ``explain``."""
-        return [] if source is None else self.places(_jax.user_frames(source))
-
     def places(self, frames: Sequence[Any]) -> list[Place]:
+        """Where an operation is, and who called: up to the call of ``explain``."""
         for outer in reversed(self.caller):
             if frames and (frames[-1].file_name, frames[-1].function_name) == (outer.file_name, outer.function_name):
                 frames = frames[:-1]
@@ -271,7 +238,7 @@ class Assembly:
                 if isinstance(x, NO_ARRAY) or (is_type and name.endswith("_aval")) or (step.children and known):
                     continue
                 shape, dtype = type_of(x if is_type else _jax.typeof(x))
-                size = nbytes(x)
+                size = math.prod(shape) * getattr(getattr(x, "dtype", None), "itemsize", 0)
                 if is_type or id(x) not in kept:
                     owner = "recomputed"
                 elif id(x) in self.held:
@@ -290,19 +257,10 @@ class Assembly:
         self.argument_bytes = sum(held.values())
 
     def parameter(self, i: int, a: Argument) -> Parameter:
-        shape, dtype = type_of(a.aval)
-        variable = None if a.slot is None else self.scope[(), a.slot]
-        return Parameter(
-            id=i,
-            path=a.path,
-            argument=a.number,
-            shape=shape,
-            dtype=dtype,
-            variable=variable,
-            gradient=None if a.gradient is None else Statistics.of(a.gradient),
-            steps=sorted(self.givers.get(a.slot, ())),
-            cuts=[(cut.primitive, next(iter(self.places(cut.frames)), None)) for cut in a.cuts],
-        )
+        variable, shape, dtype, _ = self.value((), a.slot, a.aval)
+        steps = sorted(self.givers.get(a.slot, ()))
+        cuts = [(cut.primitive, next(iter(self.places(cut.frames)), None)) for cut in a.cuts]
+        return Parameter(i, a.path, a.number, shape, dtype, variable, statistics_of(a.gradient), steps, cuts)
 
     @functools.cached_property
     def givers(self) -> dict[int | None, set[int]]:
@@ -316,7 +274,7 @@ class Assembly:
         return found
 
 
-def group(steps: Sequence[BackwardStep]) -> list[Line]:
+def lines_of(steps: Sequence[BackwardStep]) -> list[Line]:
     """The lines of steps. A step that others are inside of counts for its own line what those do not."""
     by_place: dict[tuple[str, int], list[BackwardStep]] = {}
     for step in steps:
@@ -338,17 +296,13 @@ def group(steps: Sequence[BackwardStep]) -> list[Line]:
                 function=group[0].place.function if group[0].place else "",
                 text=linecache.getline(file, number).strip(),
                 steps=[step.id for step in group],
-                kept_bytes=sum(own_bytes(step) for step in group),
+                kept_bytes=sum(step.own_bytes for step in group),
                 norm=max(norms, default=None),
                 nonfinite=sum(made),
                 zeros=max(zeros, default=None),
             )
         )
     return lines
-
-
-def own_bytes(step: BackwardStep) -> int:
-    return sum(x.bytes for x in step.kept if x.owner == "step")
 
 
 def type_of(aval: Any) -> tuple[tuple[int, ...], str]:
@@ -358,6 +312,10 @@ def type_of(aval: Any) -> tuple[tuple[int, ...], str]:
 @functools.cache
 def dtype_name(dtype: Any) -> str:
     return str(dtype)
+
+
+def statistics_of(row: Any) -> Statistics | None:
+    return None if row is None else Statistics.of(row)
 
 
 def described(out: Any) -> dict[str, Any]:
@@ -373,11 +331,6 @@ def described(out: Any) -> dict[str, Any]:
     return {"shape": list(shape), "dtype": dtype, "text": text.replace("\n", " ")}
 
 
-def is_scalar(out: Any) -> bool:
-    leaves = jax.tree.leaves(out)
-    return len(leaves) == 1 and np.shape(leaves[0]) == ()
-
-
 def called(node: Node) -> str | None:
     """The name of the function that a node is a call of."""
     if isinstance(bare(node.rule), CustomVjp):
@@ -386,21 +339,14 @@ def called(node: Node) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def text_of(rule: Any) -> list[str]:
-    if isinstance(rule, CustomVjp):
-        return ["the function's own backward rule"]
-    return formula_text(rule) if isinstance(rule, Rule) else [type(rule).__name__]
-
-
 def residual_names(node: Node) -> list[str]:
     """What the residuals of a node are, in the words of its rule."""
     rule, count = bare(node.rule), len(node.residuals)
+    known = aliases(rule)
     names: list[str] = []
     if isinstance(rule, FormulaRule):
-        known = aliases(rule)
         names = [known.get(name, name) for name in node.static.names]
     elif isinstance(rule, Joint):
-        known = aliases(rule)
         for name, span in zip(rule.names, node.static[0], strict=True):
             shown = known.get(name, name)
             names += [shown] if span is None else [f"{shown}[{i}]" for i in range(span)]
@@ -412,7 +358,3 @@ NOT_OPENED = {
     lax.while_p: "not opened: it is long, or how long it is is known only inside a compiled program",
     lax.cond_p: "not opened: which branch runs is known only inside a compiled program",
 }
-
-
-def remark(primitive: Any, is_open: bool) -> str | None:
-    return None if is_open else NOT_OPENED.get(primitive)

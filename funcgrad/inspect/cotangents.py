@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import jaxprs_in_params
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, Jaxpr, jit_p, name_p, remat_p, set_current_trace
+from funcgrad._jax import jit_p, name_p, remat_p, set_current_trace
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Node
 from funcgrad.inspect.opened import Path, Watch, inside, noted, noting, take_notes
@@ -65,22 +66,20 @@ def cotangents(fun: Callable, *names: str, has_aux: bool = False, rules: RuleTab
     def cotangents_f(*args: Any, **kwargs: Any) -> dict[str, Any]:
         out, recording, signature, _, _ = run(lambda: fun(*args, **kwargs), (), has_aux, table)
         values = named_values(recording)
-        if not {value.name for value in values}.issuperset(names):
-            values += [
-                v for v in without_cotangent(fun, args, kwargs) if v.name not in {value.name for value in values}
-            ]
-        known = dict.fromkeys(value.name for value in values)
+        reached = {value.name for value in values}
+        if not reached.issuperset(names):
+            values += [v for v in without_cotangent(fun, args, kwargs) if v.name not in reached]
+        known = list(dict.fromkeys(value.name for value in values))
         for name in names:
             if name not in known:
-                raise ValueError(unknown(name, list(known)))
-        found: dict[Path, Any] = {}
+                raise ValueError(unknown(name, known))
+        found: dict[Path | None, Any] = {}
         watch = Watch(itself, lambda path, node, seen: found.update({path: seen.incoming[0]}), is_named)
-        seeds = [jnp.ones_like(x) for x in jax.tree.leaves(out)]
-        watch.sweep(recording, zip(signature.out_slots, seeds, strict=True))
+        watch.back(recording, signature, out)
         by_name: dict[str, list[Any]] = {name: [] for name in names or known}
         for value in values:
             if value.name in by_name:
-                ct = None if value.path is None else found.get(value.path)
+                ct = found.get(value.path)
                 by_name[value.name].append(jnp.zeros(value.shape, value.dtype) if ct is None else ct)
         return {name: cts[0] if len(cts) == 1 else tuple(cts) for name, cts in by_name.items()}
 
@@ -147,8 +146,8 @@ def without_cotangent(fun: Callable, args: Any, kwargs: Any) -> list[NamedValue]
                 yield NamedValue(None, eqn.params["name"], (*stacked, *aval.shape), aval.dtype)
             elif eqn.primitive in (jit_p, remat_p, lax.scan_p):
                 length = eqn.params.get("length")
-                inner = eqn.params["jaxpr"]
-                yield from walk(getattr(inner, "jaxpr", inner), stacked if length is None else (*stacked, length))
+                (inner,) = jaxprs_in_params(eqn.params)
+                yield from walk(inner, stacked if length is None else (*stacked, length))
 
     return list(walk(program.jaxpr, ()))
 
@@ -186,6 +185,4 @@ def naming(rules: RuleTable) -> RuleTable:
 
 def has_names(params: dict[str, Any]) -> bool:
     """Whether there are names in the programs among an equation's parameters."""
-    found = (x for value in params.values() for x in (value if isinstance(value, tuple | list) else (value,)))
-    programs = (x.jaxpr if isinstance(x, ClosedJaxpr) else x for x in found if isinstance(x, ClosedJaxpr | Jaxpr))
-    return any(eqn.primitive is name_p or has_names(eqn.params) for program in programs for eqn in program.eqns)
+    return any(eqn.primitive is name_p or has_names(eqn.params) for p in jaxprs_in_params(params) for eqn in p.eqns)

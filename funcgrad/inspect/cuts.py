@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
+from jax.extend.core import jaxprs_in_params
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, Jaxpr, Literal
+from funcgrad._jax import Jaxpr, Literal
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.rules import RuleTable
 from funcgrad.rules.rule import Formula
@@ -58,27 +59,15 @@ class Search:
         return [type(x) is not Literal and x in reached for x in jaxpr.outvars]
 
     def step(self, eqn: Any, given: Sequence[bool], frames: Sequence[Any]) -> Sequence[bool]:
-        programs = list(programs_of(eqn))
+        # They run on the last operands.
+        programs = [p for p in jaxprs_in_params(eqn.params) if len(p.invars) <= len(given)]
         if programs:
             found = [self.walk(p, given[len(given) - len(p.invars) :], frames) for p in programs]
             same = [outs for outs in found if len(outs) == len(eqn.outvars)]
             return [any(flags) for flags in zip(*same, strict=True)] if same else [True] * len(eqn.outvars)
         rule = self.rules.get(eqn.primitive)
-        signatures = rule.signatures if isinstance(rule, Formula) else None
-        without = signatures is not None and not any(
-            i < len(signatures) and signatures[i] is not None for i, g in enumerate(given) if g
-        )
+        without = isinstance(rule, Formula) and not any(g and s for g, s in zip(given, rule.signatures, strict=False))
         is_float = any(is_differentiable(v.aval) for v in eqn.outvars)
         if (without and is_float) or (not is_float and eqn.primitive is lax.convert_element_type_p):
             self.cuts.append(Cut(str(eqn.primitive), frames))
         return [not without] * len(eqn.outvars)
-
-
-def programs_of(eqn: Any) -> Iterator[Jaxpr]:
-    """The programs that an equation runs on its last operands."""
-    for value in eqn.params.values():
-        for x in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(x, ClosedJaxpr | Jaxpr):
-                jaxpr = x.jaxpr if isinstance(x, ClosedJaxpr) else x
-                if len(jaxpr.invars) <= len(eqn.invars):
-                    yield jaxpr

@@ -9,10 +9,9 @@ from typing import Any
 import jax
 
 from funcgrad import _jax
-from funcgrad.engine.recording import Recording
 from funcgrad.inspect.assembly import Argument, Assembly, Seen
 from funcgrad.inspect.cuts import find_cuts
-from funcgrad.inspect.opened import Watch, opened
+from funcgrad.inspect.opened import Watch, noting
 from funcgrad.inspect.report import BackwardReport
 from funcgrad.inspect.statistics import measure
 from funcgrad.rules import RuleTable
@@ -63,13 +62,15 @@ def explain(
             refuse_traced(leaf)
         used = default_rules if rules is None else rules
         caller = _jax.user_frames(_jax.current_source())
-        out, recording, signature, leaves, _ = run(partial, dynamic, has_aux, opened(used))
-        for leaf in jax.tree.leaves(out):
-            refuse_traced(leaf)
-        seen, cts = watch_back(recording, signature, out)
+        out, recording, signature, leaves, _ = run(partial, dynamic, has_aux, used.derived(noting_all))
+        jax.tree.map(refuse_traced, out)
+        seen: list[Seen] = []
+        cts = Watch(measure, lambda *s: seen.append(Seen(*s))).back(recording, signature, out)
         slots = signature.in_slots
         measured = [None if slot is None or cts[slot] is None else measure(cts[slot]) for slot in slots]
-        seen, rows = fetched(seen, measured)
+        # From the device in one go.
+        observed, rows = jax.device_get(([s.observation for s in seen], measured))
+        seen = [s._replace(observation=x) for s, x in zip(seen, observed, strict=True)]
         lost = [i for i, row in enumerate(rows) if row is None and slots[i] is not None]
         cuts = find_cuts(partial, dynamic, lost, used) if lost else {}
         arguments = [
@@ -77,23 +78,14 @@ def explain(
             for i, (number, path) in enumerate(argument_paths(fun, argnums, dynamic))
         ]
         held = {id(x) for x in (*leaves, *jax.tree.leaves((args, kwargs)))}
-        return Assembly(signature, seen, arguments, held, caller, name_of(fun), out).report()
+        name = getattr(fun, "__name__", type(fun).__name__)
+        return Assembly(signature, seen, arguments, held, caller, name, out).report()
 
     return explained
 
 
-def watch_back(recording: Recording, signature: Any, out: Any) -> tuple[list[Seen], list[Any]]:
-    """Pull ones back over a recording: what was seen of each node, and the cotangents by slot."""
-    seen: list[Seen] = []
-    watch = Watch(measure, lambda path, node, row: seen.append(Seen(path, node, row)))
-    seeds = [jax.numpy.ones_like(x) for x in jax.tree.leaves(out)]
-    return seen, watch.sweep(recording, zip(signature.out_slots, seeds, strict=True))
-
-
-def fetched(seen: Sequence[Seen], measured: Sequence[Any]) -> tuple[list[Seen], Sequence[Any]]:
-    """The same with NumPy arrays, brought over from the device in one go."""
-    rows, measured = jax.device_get(([s.observation for s in seen], list(measured)))
-    return [s._replace(observation=row) for s, row in zip(seen, rows, strict=True)], measured
+def noting_all(rules: RuleTable) -> RuleTable:
+    return rules.map(noting, keeps_source=True)
 
 
 def refuse_traced(x: Any) -> None:
@@ -104,20 +96,15 @@ def refuse_traced(x: Any) -> None:
         )
 
 
-def name_of(fun: Callable) -> str:
-    return getattr(fun, "__name__", type(fun).__name__)
-
-
 def argument_paths(fun: Callable, argnums: int | Sequence[int], dynamic: Sequence[Any]) -> list[tuple[int, str]]:
     """For each leaf of the differentiated arguments the number of its argument, and how it is written."""
-    numbers = [argnums] if isinstance(argnums, int) else list(argnums)
+    numbers = [argnums] if isinstance(argnums, int) else argnums
     try:
         names = list(inspect.signature(fun).parameters)
     except (TypeError, ValueError):
         names = []
-    found = []
-    for number, tree in zip(numbers, dynamic, strict=True):
-        name = names[number] if number < len(names) else f"args[{number}]"
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        found += [(number, name + jax.tree_util.keystr(path)) for path, _ in leaves]
-    return found
+    return [
+        (number, (names[number] if number < len(names) else f"args[{number}]") + jax.tree_util.keystr(path))
+        for number, tree in zip(numbers, dynamic, strict=True)
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]

@@ -5,16 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 
+from funcgrad.inspect.statistics import Statistics
+from funcgrad.inspect.steps import BackwardPass, BackwardStep, Flag, Parameter, Place
 from funcgrad.inspect.table import counted, number, share, size
-
-if TYPE_CHECKING:
-    from funcgrad.inspect.report import BackwardReport, BackwardStep, Flag, Parameter, Place
-    from funcgrad.inspect.statistics import Statistics
 
 #: By how much the cotangents' norm may change from one end of a network or loop to the other.
 STEEPEST = 1e3
@@ -27,7 +24,7 @@ SEVERITIES = ("error", "warning", "info")
 PLACING = {"dynamic_update_slice", "scatter", "scatter_add", "scatter-add", "concatenate", "pad", "gather", "split"}
 
 
-def find_flags(report: BackwardReport) -> list[Flag]:
+def find_flags(report: BackwardPass) -> list[Flag]:
     finders = (nonfinite, without_gradient, along_depth, along_iterations, dead_units, underflow, narrowed, memory)
     flags = [flag for find in finders for flag in find(report)]
     flags.sort(key=lambda flag: SEVERITIES.index(flag.severity))
@@ -39,8 +36,6 @@ def find_flags(report: BackwardReport) -> list[Flag]:
 def flag(
     kind: str, severity: str, message: str, steps: Iterable[BackwardStep] = (), parameters: Iterable[Parameter] = ()
 ) -> Flag:
-    from funcgrad.inspect.report import Flag
-
     steps = list(steps)
     lines = sorted({step.line for step in steps if step.line is not None})
     return Flag(0, kind, severity, message, [step.id for step in steps], lines, [p.id for p in parameters])
@@ -54,7 +49,7 @@ def at(place: Place | None) -> str:
     return f"{Path(place.file).name}:{place.line}" if place else "an unknown line"
 
 
-def leaves(report: BackwardReport) -> Iterator[BackwardStep]:
+def leaves(report: BackwardPass) -> Iterator[BackwardStep]:
     return (step for step in report.steps if not step.children)
 
 
@@ -66,7 +61,7 @@ def pairs(step: BackwardStep) -> Iterator[tuple[Statistics, Statistics]]:
                 yield into, out
 
 
-def nonfinite(report: BackwardReport) -> Iterator[Flag]:
+def nonfinite(report: BackwardPass) -> Iterator[Flag]:
     value = report.value["text"]
     if any(word in value for word in ("nan", "inf")):
         yield flag("nonfinite", "error", f"{report.function} returned {value}.")
@@ -86,7 +81,7 @@ def nonfinite(report: BackwardReport) -> Iterator[Flag]:
             return
 
 
-def without_gradient(report: BackwardReport) -> Iterator[Flag]:
+def without_gradient(report: BackwardPass) -> Iterator[Flag]:
     lost: dict[str, list[Parameter]] = {}
     for p in report.parameters:
         if p.gradient is None:
@@ -102,7 +97,7 @@ def without_gradient(report: BackwardReport) -> Iterator[Flag]:
         yield flag("no_gradient", "warning", f"the gradient of {names} is zero in every entry.", steps, zero)
 
 
-def along_depth(report: BackwardReport) -> Iterator[Flag]:
+def along_depth(report: BackwardPass) -> Iterator[Flag]:
     """Compare the first of the steps that parameters take part in to the last; all steps, where these are few."""
     arguments = {v.id for v in report.variables if v.kind == "argument"}
     layers, everything = [], []
@@ -118,7 +113,7 @@ def along_depth(report: BackwardReport) -> Iterator[Flag]:
     yield from steep(layers, "through the layers", "")
 
 
-def along_iterations(report: BackwardReport) -> Iterator[Flag]:
+def along_iterations(report: BackwardPass) -> Iterator[Flag]:
     for loop in report.steps:
         rows = [
             s.iterations["norm"]
@@ -152,7 +147,7 @@ def steep(layers: Sequence[tuple[BackwardStep, float]], along: str, whose: str) 
         yield flag("exploding", "warning", f"the cotangents' norm grows {change}", steps)
 
 
-def dead_units(report: BackwardReport) -> Iterator[Flag]:
+def dead_units(report: BackwardPass) -> Iterator[Flag]:
     """Steps that leave a whole slice along the last axis without cotangent, where it had one."""
     for step in leaves(report):
         if step.primitive in PLACING:
@@ -169,7 +164,7 @@ def dead_units(report: BackwardReport) -> Iterator[Flag]:
             )
 
 
-def underflow(report: BackwardReport) -> Iterator[Flag]:
+def underflow(report: BackwardPass) -> Iterator[Flag]:
     """Steps in a 16 bit type that make zeros of what was not zero, where the operation only scales or converts."""
     for step in leaves(report):
         if step.primitive not in ("convert_element_type", "mul", "div"):
@@ -187,7 +182,7 @@ def underflow(report: BackwardReport) -> Iterator[Flag]:
                 break
 
 
-def narrowed(report: BackwardReport) -> Iterator[Flag]:
+def narrowed(report: BackwardPass) -> Iterator[Flag]:
     """Conversions whose cotangents have less precision than the value they are of."""
     by_line: dict[tuple, list[BackwardStep]] = {}
     for step in report.steps:
@@ -213,7 +208,7 @@ def bits(dtype: str) -> int:
         return 0
 
 
-def memory(report: BackwardReport) -> Iterator[Flag]:
+def memory(report: BackwardPass) -> Iterator[Flag]:
     total = report.totals["kept_bytes"]
     largest = sorted(report.lines, key=lambda line: -line.kept_bytes)[:3]
     largest = [line for line in largest if 10 * line.kept_bytes >= total > 0]

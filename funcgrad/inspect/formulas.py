@@ -21,7 +21,7 @@ from funcgrad.inspect.printing import text
 from funcgrad.inspect.syntax import syntax
 from funcgrad.rules.rule import Formula, Joint, Rule
 
-__all__ = ["derived_text", "formula_text", "saved_names"]
+__all__ = ["formula_text"]
 
 #: A formula that comes out longer than this is shown by its name.
 LONGEST = 100
@@ -52,43 +52,9 @@ def formula_text(rule: Rule) -> list[str]:
         return [shown(x) for x in result] if isinstance(result, list) else [text_of(function, aliases(rule))]
     if rule.formula:
         return [rule.formula]
-    return [text for part in parts(rule) for text in formula_text(part) if text != "0"]
-
-
-def saved_names(rule: Rule) -> list[str]:
-    """What a rule saves when all operands are active: operands and outputs by name, or what it computes to save it.
-
-    >>> from jax import lax
-    >>> from funcgrad.rules import default
-    >>> saved_names(default[lax.mul_p]), saved_names(default[lax.neg_p])
-    (['y', 'x'], [])
-    """
-    if isinstance(rule, Formula):
-        names = [name for s in rule.signatures if s is not None for name in s.names]
-    elif isinstance(rule, Joint):
-        names = list(rule.names)
-    else:
-        names = [*rule.saved, *(name for part in parts(rule) for name in saved_names(part))]
-    known = aliases(rule)
-    return [name for name in dict.fromkeys(known.get(name, name) for name in names) if not is_type(name)]
-
-
-def derived_text(rule: Rule) -> dict[str, str]:
-    """What a rule computes on the way forward in order to save it, as text.
-
-    >>> from jax import lax
-    >>> from funcgrad.rules import default
-    >>> derived_text(default[lax.max_p])
-    {'x_wins': 'x == out', 'y_wins': 'y == out'}
-    """
-    if isinstance(rule, Formula | Joint):
-        return {name: text_of(s.function) for name, s in rule.derived.items() if name not in aliases(rule)}
-    return {name: text for part in parts(rule) for name, text in derived_text(part).items()}
-
-
-def parts(rule: Rule) -> list[Rule]:
-    """The rules that another one chooses between."""
-    return [x for x in vars(rule).values() if isinstance(x, Rule)]
+    # It chooses between other rules.
+    parts = [x for x in vars(rule).values() if isinstance(x, Rule)]
+    return [text for part in parts for text in formula_text(part) if text != "0"]
 
 
 def aliases(rule: Rule) -> dict[str, str]:
@@ -209,9 +175,7 @@ class Reader(ast.NodeTransformer):
         self.scope: dict[str, ast.expr] = {**{name: ast.Name(name) for name in names}, **(given or {})}
 
     def result(self) -> ast.expr | list[ast.expr]:
-        if isinstance(self.node, ast.Lambda):
-            return self.outcome(self.node.body)
-        return self.run(self.node.body)
+        return self.outcome(self.node.body) if isinstance(self.node, ast.Lambda) else self.run(self.node.body)
 
     def outcome(self, node: ast.expr) -> ast.expr | list[ast.expr]:
         match node:
@@ -235,7 +199,9 @@ class Reader(ast.NodeTransformer):
                 case ast.If(test=test, body=body, orelse=otherwise) if self.decided(test) is not None:
                     return self.run([*(body if self.decided(test) else otherwise), *statements[i + 1 :]])
                 case ast.If(test=test, body=body, orelse=[]) if isinstance(body[-1], ast.Return):
-                    one, other = self.copy().run(body), self.run(statements[i + 1 :])
+                    branch = copy.copy(self)
+                    branch.scope = dict(self.scope)
+                    one, other = branch.run(body), self.run(statements[i + 1 :])
                     if isinstance(one, list) or isinstance(other, list):
                         raise Unreadable
                     return ast.IfExp(self.expression(test), one, other)
@@ -251,11 +217,6 @@ class Reader(ast.NodeTransformer):
                 case _:
                     raise Unreadable
         raise Unreadable
-
-    def copy(self) -> Reader:
-        other = object.__new__(Reader)
-        other.node, other.outside, other.scope = self.node, self.outside, dict(self.scope)
-        return other
 
     def decided(self, test: ast.expr) -> bool | None:
         """How a test of one of the settings comes out where it is left alone, None for any other test."""
@@ -280,9 +241,12 @@ class Reader(ast.NodeTransformer):
         return self.visit(copy.deepcopy(node))
 
     def generic_visit(self, node: ast.AST) -> Any:
-        if not isinstance(node, READABLE):
-            raise Unreadable
-        return super().generic_visit(node)
+        match node:
+            case ast.Compare(ops=[_, _, *_]) | ast.Subscript(slice=ast.Tuple()):
+                raise Unreadable
+            case _ if isinstance(node, READABLE):
+                return super().generic_visit(node)
+        raise Unreadable
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
         return ast.Constant(0) if node.value is None else node
@@ -305,22 +269,12 @@ class Reader(ast.NodeTransformer):
             raise Unreadable
         return operation(node.op, self.visit(node.left), self.visit(node.right))
 
-    def visit_Compare(self, node: ast.Compare) -> ast.expr:
-        if len(node.ops) > 1:
-            raise Unreadable
-        return self.generic_visit(node)
-
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         chosen = self.decided(node.test)
         return self.generic_visit(node) if chosen is None else self.visit(node.body if chosen else node.orelse)
 
     def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
         return ast.List([self.visit(x) for x in node.elts])
-
-    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
-        if isinstance(node.slice, ast.Tuple):
-            raise Unreadable
-        return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         binds = isinstance(node.func, ast.Attribute) and node.func.attr == "bind"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -64,26 +65,26 @@ class Event:
     backward: bool
     iterations: tuple[int, ...] = ()
 
+    def floats(self) -> list[np.ndarray]:
+        return [as_float(x) for x in self.operands if is_float(x)]
+
     def fresh(self) -> np.ndarray:
         """Where the results are not finite though the operands are: a mask of the first result that has any."""
-        out = self.bad_out()
-        bad = ~np.isfinite(out)
-        floats = [np.asarray(x) for x in self.operands if is_float(x)]
+        bad = ~np.isfinite(self.bad_out())
+        finite = list(map(np.isfinite, self.floats()))
         if self.primitive in ELEMENTWISE:
-            for x in floats:
-                bad = bad & np.isfinite(x)
-        elif any(map(_jax.is_ref_value, self.operands)) or not all(np.isfinite(x).all() for x in floats):
-            bad = np.zeros_like(bad)
-        return bad
+            return functools.reduce(np.logical_and, finite, bad)
+        is_fresh = all(x.all() for x in finite) and not any(map(_jax.is_ref_value, self.operands))
+        return bad if is_fresh else np.zeros_like(bad)
 
     def bad_out(self) -> np.ndarray:
         """The first result with a NaN, or if there is none the first with an infinity."""
         outs = [as_float(x) for x in self.outs if is_float(x)]
-        return max(outs, key=lambda x: 2 * bool(np.isnan(x).any()) + (not np.isfinite(x).all()))
+        return max(outs, key=lambda x: 2 * has_nan(x) + (not np.isfinite(x).all()))
 
     def makes_nan(self) -> bool:
         """Whether there is a NaN in the result and none in the operands."""
-        return has_nan(self.bad_out()) and not any(has_nan(as_float(x)) for x in self.operands if is_float(x))
+        return has_nan(self.bad_out()) and not any(map(has_nan, self.floats()))
 
 
 class Hunt(Trace):
@@ -98,7 +99,7 @@ class Hunt(Trace):
         self.around = list(around)
         self.backward = backward
         self.iterations = iterations
-        self.events: list[Event] = []
+        self.time = 0
         #: The scope of the node that the last operation was part of.
         self.node: str | None = None
         #: The events by the id of what came of them, which they keep alive.
@@ -113,28 +114,27 @@ class Hunt(Trace):
             with self.inside():
                 outs = run(self, program, operands)  # type: ignore[arg-type]
             return outs if primitive.multiple_results else outs[0]
-        avals = [_jax.typeof(x) for x in args]
         with set_current_trace(_jax.eval_trace):
-            outs = primitive.bind_with_trace(_jax.eval_trace, list(args), avals, params)
+            outs = self.evaluate(primitive, args, params)
         self.check(primitive, params, args, outs if primitive.multiple_results else [outs])
         return outs
+
+    @staticmethod
+    def evaluate(primitive, args, params):
+        return primitive.bind_with_trace(_jax.eval_trace, list(args), list(map(_jax.typeof, args)), params)
 
     def process_call(self, call_primitive, f, args, params, /):
         with set_current_trace(self):
             return f.call_wrapped(*args)
 
     def process_custom_jvp_call(self, primitive, fun, jvp, args, /, **params):
-        with set_current_trace(self):
-            return fun.call_wrapped(*args)
+        return self.process_call(primitive, fun, args, params)
 
     def process_custom_vjp_call(self, primitive, fun, fwd, bwd, args, /, **params):
-        with set_current_trace(self):
-            return fun.call_wrapped(*args)
+        return self.process_call(primitive, fun, args, params)
 
     def process_shard_map(self, primitive, fun, args, /, **params):
-        return primitive.bind_with_trace(
-            _jax.eval_trace, list(args), list(map(_jax.typeof, args)), {**params, "subfuns": (fun,)}
-        )
+        return self.evaluate(primitive, args, {**params, "subfuns": (fun,)})
 
     def stage_value(self, val):
         return _jax.eval_trace.stage_value(val)
@@ -180,21 +180,18 @@ class Hunt(Trace):
 
     def check(self, primitive, params, args, outs) -> None:
         is_derived = self.is_derived()
-        if all(is_finite(x) for x in outs):
+        made = outs
+        if all(map(is_finite, outs)):
             # What is written to a reference comes out where that is read.
-            refs = [x for x in args if _jax.is_ref_value(x)]
-            outs = [x for x in args if not is_finite(x)] if refs else []
+            made = [x for x in args if _jax.is_ref_value(x)]
+            outs = [x for x in args if not is_finite(x)] if made else []
             if not outs:
                 return
-        else:
-            refs = []
         place = self.place()
         backward = is_derived or (self.backward and "rematted_computation" not in place.scopes)
-        event = Event(
-            len(self.events), primitive, params, list(args), list(outs), place, backward, self.iterations
-        )  # fmt: skip
-        self.events.append(event)
-        self.makers.update((id(x), event) for x in refs or outs)
+        event = Event(self.time, primitive, params, list(args), list(outs), place, backward, self.iterations)
+        self.time += 1
+        self.makers.update((id(x), event) for x in made)
 
     def culprit(self, results: Sequence[Any]) -> tuple[Event | None, bool]:
         """The event that ``results`` are not finite for, and whether it made that of finite operands.

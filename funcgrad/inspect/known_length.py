@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,9 +10,10 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.engine.split import Activity, Split, split
+from funcgrad.engine.split import Activity, split
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.programs.evaluation import evaluate
+from funcgrad.programs.flow import size
 from funcgrad.programs.memo import memo
 from funcgrad.rules.control.body import split_at
 from funcgrad.rules.control.while_loop import with_one_predicate
@@ -32,20 +32,13 @@ def as_scan(tape: Any, primals: Sequence[Any], tracers: Sequence[Any], params: d
     with set_current_trace(_jax.eval_trace):
         length = int(count_iterations(cond, body, first, params["body_nconsts"])(*primals))
     activity = [Activity(t is not None and is_differentiable(t.aval)) for t in tracers[first:]]
-    if length > MOST_ITERATIONS or length * bytes_kept(split(body, tuple(activity), tape.rules)) > MOST_BYTES:
+    halves = split(body, tuple(activity), tape.rules)
+    kept = halves.forward.jaxpr.outvars[sum(halves.out_known) :]
+    if length > MOST_ITERATIONS or length * sum(map(size, kept)) > MOST_BYTES:
         return None
     count = params["body_nconsts"]
     scan = _jax.scan_params(_jax.empty_scan(), body, count, len(primals) - first - count)
     return primals[first:], tracers[first:], {**scan, "length": length}
-
-
-def bytes_kept(halves: Split) -> int:
-    return sum(nbytes(aval) for aval in halves.forward.out_avals[sum(halves.out_known) :])
-
-
-def nbytes(aval: Any) -> int:
-    """The bytes of a value of a type; those of its shape alone for a type that is not an array's."""
-    return math.prod(getattr(aval, "shape", ())) * getattr(getattr(aval, "dtype", None), "itemsize", 0)
 
 
 @memo

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
 from funcgrad.engine.pullback import pull_back
+from funcgrad.inspect.finding import NonFinite
 from funcgrad.inspect.hints import hint_for
-from funcgrad.inspect.hunt import ELEMENTWISE, NODE, Event, Hunt, as_float, is_finite, is_float
+from funcgrad.inspect.hunt import ELEMENTWISE, NODE, Event, Hunt, is_finite, is_float
 from funcgrad.inspect.opened import resolved
-from funcgrad.inspect.report import type_text
+from funcgrad.inspect.steps import type_text
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
 from funcgrad.rules.control.calls import InPlace
@@ -26,66 +27,13 @@ from funcgrad.rules.control.carrier import Carrier
 from funcgrad.rules.control.custom import Custom, CustomVjp
 from funcgrad.rules.control.foreign import Foreign
 from funcgrad.rules.control.shard_map import ShardMap
-from funcgrad.rules.rule import Rule, Wrapped, bare
+from funcgrad.rules.rule import Wrapped, bare
 from funcgrad.transforms import run, split_arguments
 
 __all__ = ["NonFinite", "find_nonfinite"]
 
 #: How many offending values are shown.
 MOST = 8
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NonFinite:
-    """The operation that made the first NaN or infinity.
-
-    Attributes:
-      file, line, function: where it is in the user's code; of an operation of the way back, the forward operation. None
-        if that is not known.
-      primitive: the forward operation, such as ``"sqrt"``.
-      direction: ``"forward"``, or ``"backward"`` if it was made in that operation's pullback.
-      operation: the operation that ran: in the forward direction the primitive, else one of those of its rule.
-      operands: the types of what it was applied to.
-      values: for each operand the offending entries, at most 8; of an operation that mixes entries, the smallest and
-        the largest of each operand.
-      result: what was made of them; of an operation that mixes entries, the entries that are not finite, at most 8.
-      index: the place of the first of these in the result.
-      count: how many such entries there are.
-      iterations: the iterations of the loops around it, counted from zero, from the outside in.
-      hint: what the cause may be and what to do.
-    """
-
-    file: str | None
-    line: int | None
-    function: str | None
-    primitive: str
-    direction: str
-    operation: str
-    operands: tuple[str, ...]
-    values: tuple[np.ndarray, ...]
-    result: np.ndarray
-    index: tuple[int, ...]
-    count: int
-    iterations: tuple[int, ...]
-    hint: str
-
-    def __str__(self) -> str:
-        made = "NaN" if np.isnan(self.result).any() else "infinity"
-        place = f"{self.file}:{self.line} ({self.function})" if self.file else "a line that is not known"
-        loops = "".join(f", iteration {i}" for i in self.iterations)
-        inside = "" if self.operation == self.primitive else f" (in its pullback: {self.operation})"
-        where = "".join(f"[{', '.join(map(str, self.index))}]" if self.index else "")
-        found = [
-            f"The first {made} is made on the way {self.direction} by {self.primitive}{inside}{loops}",
-            f"  at {place}",
-        ]
-        found += [
-            f"  operand {i}, {kind}: {shown(value)}"
-            for i, (kind, value) in enumerate(zip(self.operands, self.values, strict=True))
-        ]
-        found.append(f"  result{where}: {shown(self.result)}, {self.count} in all")
-        found += textwrap.wrap(self.hint, 100, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
-        return "\n".join(found)
 
 
 def find_nonfinite(
@@ -137,15 +85,19 @@ def find_nonfinite(
                 if isinstance(bare(node.rule), CustomVjp):
                     node.source = None  # its lines are those of the user's backward rule
             results = jax.tree.leaves(out)
-            if all(is_finite(x) for x in results):
+            if all(map(is_finite, results)):
                 hunt.backward = True
                 with set_current_trace(_jax.eval_trace):
                     ones = jax.tree.map(jnp.ones_like, out)
                 results = pull_back(recording, signature, ones)
-        if all(is_finite(x) for x in results):
+        if all(map(is_finite, results)):
             return None
         event, _ = hunt.culprit(results)
-        return given(args, kwargs) if event is None else described(event, not_finite(args, kwargs))
+        given = not_finite(args, kwargs)
+        if event is not None:
+            return described(event, given)
+        hint = f"No operation made it: {', '.join(given) or 'a constant of the function'} is not finite to begin with."
+        return NonFinite(primitive="input", operation="input", result=np.array([np.nan]), hint=hint)
 
     return find
 
@@ -158,72 +110,48 @@ PROGRAMS = (Carrier, InPlace, ShardMap, Foreign, Custom)
 def record_in_scope(rule, tape, primitive, primals, tracers, params, linear):
     """Record in a scope of its own with the operation's name, in which the pullback runs too."""
     rule, recorded, primals, tracers, params = resolved(rule, tape, primitive, primals, tracers, params, linear)
-    if isinstance(rule, PROGRAMS):
+    is_program = isinstance(rule, PROGRAMS)
+    with contextlib.nullcontext() if is_program else jax.named_scope(f"{NODE}{next(_numbers)}.{primitive}"):
         return rule.record(tape, recorded, primals, tracers, params, linear)
-    with jax.named_scope(f"{NODE}{next(_numbers)}.{primitive}"):
-        return rule.record(tape, recorded, primals, tracers, params, linear)
-
-
-def in_scope(rule: Rule) -> Rule:
-    return Wrapped(rule, record=record_in_scope)
 
 
 def scoped(rules: RuleTable) -> RuleTable:
-    return rules.map(in_scope, keeps_source=True)
+    return rules.map(lambda rule: Wrapped(rule, record=record_in_scope), keeps_source=True)
 
 
 def described(event: Event, given: Sequence[str]) -> NonFinite:
-    frame = event.place.frames[0] if event.place.frames else None
+    frame = next(iter(event.place.frames), None)
     operation = str(event.primitive)
-    forward = event.place.node
     out, fresh = event.bad_out(), event.fresh()
     made = fresh if fresh.any() else np.isnan(out) if np.isnan(out).any() else ~np.isfinite(out)
     at = np.argwhere(made)
+    picked = tuple(at[:MOST].T)
     kinds = [_jax.typeof(x) for x in event.operands if is_float(x)]
-    floats = [as_float(x) for x in event.operands if is_float(x)]
     if event.primitive in ELEMENTWISE:
-        picked = tuple(at[:MOST].T)
-        values = tuple([np.broadcast_to(x, out.shape)[picked] if x.shape else x.reshape(1) for x in floats])
+        values = [np.broadcast_to(x, out.shape)[picked] if x.shape else x.reshape(1) for x in event.floats()]
     else:
-        values = tuple([np.array([x.min(), x.max()]) if x.size else x for x in floats])
-    primitive = forward if event.backward and forward else operation
+        values = [np.array([x.min(), x.max()]) if x.size else x for x in event.floats()]
     found = NonFinite(
         file=frame and frame.file_name,
         line=frame and frame.start_line,
         function=frame and frame.function_name,
-        primitive=primitive,
+        primitive=(event.backward and event.place.node) or operation,
         direction="backward" if event.backward else "forward",
         operation=operation,
         operands=tuple([type_text(str(x.dtype), x.shape) for x in kinds]),
-        values=values,
-        result=out[tuple(at[:MOST].T)] if out.shape else out.reshape(1),
-        index=tuple(int(i) for i in at[0]) if len(at) else (),
+        values=tuple(values),
+        result=out[picked] if out.shape else out.reshape(1),
+        index=tuple(at[0].tolist()) if len(at) else (),
         count=int(made.sum()),
         iterations=event.iterations,
-        hint="",
     )
     return dataclasses.replace(found, hint=hint_for(found, given))
 
 
 def not_finite(args: Any, kwargs: Any) -> list[str]:
     """Which leaves of the arguments are not finite to begin with."""
-    leaves = jax.tree_util.tree_leaves_with_path((args, kwargs))
-    names = []
-    for path, x in leaves:
-        if not is_finite(x):
-            keywords = path[0].idx == 1
-            names.append(f"{'kwargs' if keywords else 'args'}{jax.tree_util.keystr(path[1:])}")
-    return names
-
-
-def given(args: Any, kwargs: Any) -> NonFinite:
-    """What there is to say where no operation made what was not finite already."""
-    names = not_finite(args, kwargs)
-    return NonFinite(
-        None, None, None, "input", "forward", "input", (), (), np.array([np.nan]), (), 0, (),
-        f"No operation made it: {', '.join(names) or 'a constant of the function'} is not finite to begin with.",
-    )  # fmt: skip
-
-
-def shown(x: np.ndarray) -> str:
-    return np.array2string(np.asarray(x), separator=", ", precision=6, max_line_width=10**6)
+    return [
+        f"{('args', 'kwargs')[path[0].idx]}{jax.tree_util.keystr(path[1:])}"
+        for path, x in jax.tree_util.tree_leaves_with_path((args, kwargs))
+        if not is_finite(x)
+    ]

@@ -11,15 +11,18 @@ A node is known by its path: its number in the recording, after the numbers of t
 
 from __future__ import annotations
 
+import copy
 import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from funcgrad.engine.recording import Recording
+from funcgrad.engine.split import Split
 from funcgrad.engine.tape import Node, typeof_or_zero
 from funcgrad.inspect.known_length import as_scan
 from funcgrad.programs.memo import kept
@@ -27,7 +30,6 @@ from funcgrad.rules.control.carrier import Carrier, typed_cotangents
 from funcgrad.rules.control.scan import Backward, Scan, ScanHalves
 from funcgrad.rules.control.while_loop import While
 from funcgrad.rules.rule import Rule, Wrapped, bare
-from funcgrad.rules.table import RuleTable
 
 Path = tuple[int, ...]
 
@@ -87,19 +89,6 @@ def noting(rule: Rule) -> Rule:
     return Wrapped(rule, record=take_notes)
 
 
-def opened(rules: RuleTable) -> RuleTable:
-    """``rules``, taking notes of what they record."""
-    return rules.derived(_opened)
-
-
-def _opened(rules: RuleTable) -> RuleTable:
-    return rules.map(noting, keeps_source=True)
-
-
-def every(node: Node) -> bool:
-    return True
-
-
 class Watch:
     """An observer of a sweep.
 
@@ -110,15 +99,14 @@ class Watch:
     """
 
     def __init__(
-        self, measure: Callable, see: Callable[[Path, Node, Observation], None], wants: Callable[[Node], bool] = every
+        self,
+        measure: Callable,
+        see: Callable[[Path, Node, Observation], None],
+        wants: Callable[[Node], bool] = lambda node: True,
     ):
         self.measure, self.see, self.wants = measure, see, wants
         #: Measures of arrays that went out of a node, by id: most come in to another.
         self.known: dict[int, tuple[weakref.ref, Any]] = {}
-
-    def observe(self, cts: Sequence[Any], pulled: Sequence[Any]) -> Observation:
-        incoming = [None if x is None else self.recall(x) for x in cts]
-        return Observation(incoming, [None if x is None else self.remember(x) for x in pulled])
 
     def recall(self, x: Any) -> Any:
         known = self.known.pop(id(x), None)
@@ -137,39 +125,48 @@ class Watch:
         ]
         return Recording(nodes, recording.slots, recording.scope).pull(seeds)
 
-    def inside(self, path: Path) -> Callable:
-        return functools.partial(self.sweep, path=path)
+    def back(self, recording: Recording, signature: Any, out: Any) -> list[Any]:
+        """A sweep from a cotangent of ones for what a recorded function returned."""
+        seeds = [jnp.ones_like(x) for x in jax.tree.leaves(out)]
+        return self.sweep(recording, zip(signature.out_slots, seeds, strict=True))
 
     def pull(self, node: Node, path: Path, rule: Any, _: Node, cts: Sequence[Any]) -> Sequence[Any]:
-        opening = opening_of(node)
-        if opening is None or not any(self.wants(inner) for _, inner in inside(node)):
-            pulled = rule.pullback(node, cts)
+        if any(self.wants(inner) for _, inner in inside(node)):
+            pulled = pull_inside(node, cts, self, path)
         else:
-            pulled = pull_inside(opening, node, cts, self, path)
+            pulled = rule.pullback(node, cts)
         if self.wants(node):
-            self.see(path, node, self.observe(cts, pulled))
+            incoming = [None if x is None else self.recall(x) for x in cts]
+            self.see(path, node, Observation(incoming, [None if x is None else self.remember(x) for x in pulled]))
         return pulled
 
 
 # How the programs in nodes are opened.
 
 
-def opening_of(node: Node) -> Carrier | None:
-    """The carrier that opens a node, None if there is nothing inside, or nothing that can be looked into."""
+class Opening(NamedTuple):
+    """What is inside a node: a program, by its halves, and the rule that carries it."""
+
+    carrier: Carrier
+    halves: Split
+
+
+def opening_of(node: Node) -> Opening | None:
+    """How a node is opened, None if there is nothing inside, or nothing that can be looked into."""
     rule = bare(node.rule)
     halves = rule.inside(node) if isinstance(rule, Carrier) else None
-    return None if halves is None or halves.refs else rule
+    return None if halves is None or halves.refs else Opening(rule, halves)
 
 
-def pull_inside(carrier: Carrier, node: Node, cts: Sequence[Any], watch: Watch, path: Path) -> Sequence[Any]:
-    """The pullback of a node, with an observer of what is inside it."""
+def pull_inside(node: Node, cts: Sequence[Any], watch: Watch, path: Path) -> Sequence[Any]:
+    """The pullback of a node that can be opened, with an observer of what is inside it."""
     halves, active = node.static
+    carrier = bare(node.rule)
     if isinstance(carrier, Scan):
         cts, _ = typed_cotangents(cts, halves.ct_avals)
         cts = halves.filled(cts)
-        run, paths, tree = watched_scan(
-            halves, tuple([ct is not None for ct in cts]), active, watch.measure, watch.wants
-        )
+        nonzero = tuple([ct is not None for ct in cts])
+        run, paths, tree = watched_scan(halves, nonzero, active, watch.measure, watch.wants)
         pulled, rows = run(node.residuals, cts)
         nodes = dict(inside(node))
         for at, observation in zip(paths, jax.tree.unflatten(tree, rows), strict=True):
@@ -177,8 +174,21 @@ def pull_inside(carrier: Carrier, node: Node, cts: Sequence[Any], watch: Watch, 
     else:
         program = carrier.inside(node)
         cts, _ = typed_cotangents(cts, program.ct_avals)
-        pulled = program.pull(carrier.needed(node), cts, None, watch.inside(path))
+        pulled = program.pull(carrier.needed(node), cts, None, functools.partial(watch.sweep, path=path))
     return [ct for ct, a in zip(pulled, active, strict=True) if a]
+
+
+class Unpruned(Split):
+    """The halves of a body with a way back that goes through all of it: what is looked at may be wanted by nobody."""
+
+    def __init__(self, halves: Split):
+        vars(self).update(vars(halves))
+
+    def pull(self, residuals, cts, wanted=None, sweep=Recording.pull):
+        return super().pull(residuals, cts, None, sweep)
+
+    def leading_to(self, wanted):
+        return [slot is not None for slot in self.out_slots]
 
 
 @kept
@@ -191,13 +201,15 @@ def watched_scan(
     """
     seen: dict[Path, Observation] = {}
     watch = Watch(measure, lambda path, node, observation: seen.update({path: observation}), wants)
-    backward = Backward(halves, nonzero, wanted, watch.sweep, lambda: jax.tree.leaves(list(seen.values())))
+    whole = copy.copy(halves)
+    whole.split = Unpruned(halves.split)
+    backward = Backward(whole, nonzero, wanted, watch.sweep, lambda: jax.tree.leaves(list(seen.values())))
     return jax.jit(functools.partial(backward.run, halves)), list(seen), jax.tree.structure(list(seen.values()))
 
 
 def inside(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
     """The nodes inside of a node, at any depth, with their paths from it."""
     opening = opening_of(node)
-    for i, inner in enumerate(opening.inside(node).outline(opening.kept(node)).nodes if opening else ()):
+    for i, inner in enumerate(opening.halves.outline(opening.carrier.kept(node)).nodes if opening else ()):
         yield (*path, i), inner
         yield from inside(inner, (*path, i))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from funcgrad.inspect.report import BackwardReport
+from funcgrad.inspect.steps import BackwardPass
 
 #: The unit of the picture's second part, by the bytes that make it worth while.
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
 
 
-def figure(report: BackwardReport) -> Any:
+def figure(report: BackwardPass) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -37,15 +36,15 @@ def figure(report: BackwardReport) -> Any:
     return canvas
 
 
-def norms_along_depth(report: BackwardReport) -> tuple[list[int], list[float]]:
+def norms_along_depth(report: BackwardPass) -> tuple[list[int], list[float]]:
     """The norms of the cotangents that come in, by step."""
     found = [(step.id, s.norm) for step in report.steps for s in step.incoming if s is not None]
     return [i for i, _ in found], [norm for _, norm in found]
 
 
-def bytes_along_time(report: BackwardReport) -> tuple[list[int], list[int]]:
+def bytes_along_time(report: BackwardPass) -> tuple[list[int], list[int]]:
     """How many bytes are kept after each step, on the way forward and then back."""
-    own = [sum(x.bytes for x in step.kept if x.owner == "step") for step in report.steps]
+    own = [step.own_bytes for step in report.steps]
     changes = [*reversed(own), *(-n for n in own)]
     kept = [0]
     for change in changes:

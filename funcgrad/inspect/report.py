@@ -1,184 +1,23 @@
-"""What ``explain`` returns: a backward pass as data, with its table, its page and its pictures."""
+"""What ``explain`` returns: a backward pass with its table, its page and its pictures."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from funcgrad.inspect import page, pictures, table
 from funcgrad.inspect.statistics import Statistics
+from funcgrad.inspect.steps import BackwardPass, BackwardStep
 
 __all__ = ["BackwardReport", "BackwardStep"]
 
 VERSION = 1
-
-
-class Value(NamedTuple):
-    """An operand or output of an operation; ``variable`` is None where no cotangent is collected for it."""
-
-    variable: int | None
-    shape: tuple[int, ...]
-    dtype: str
-    active: bool
-
-    def __str__(self) -> str:
-        return type_text(self.dtype, self.shape)
-
-
-class Formula(NamedTuple):
-    """A rule's formula for the cotangent of one operand; for those of all operands if ``operand`` is None."""
-
-    operand: int | None
-    formula: str
-
-
-class Kept(NamedTuple):
-    """A value kept for the way back.
-
-    ``owner`` says whether its bytes count for this step: ``"step"`` if they do, ``"argument"`` if it is an argument of
-    the function, ``"shared"`` if another step keeps it too, ``"recomputed"`` if it is made on the way back.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    bytes: int
-    owner: str
-
-
-class Place(NamedTuple):
-    file: str
-    line: int
-    function: str
+NOWHERE = {"file": None, "line": None, "function": None}
 
 
 @dataclasses.dataclass(eq=False)
-class BackwardStep:
-    """One operation, seen from the way back. Steps are numbered in the order in which they ran there.
-
-    Attributes:
-      id: its number.
-      parent, children: the step it is inside of, None if it is in none, and the steps inside it.
-      kind: ``"operation"``, ``"call"``, ``"loop"``, ``"branch"``, ``"remat"`` or ``"custom"``.
-      primitive, name: the forward operation, and the name of the function if it is a call of one.
-      rule: the formulas of its rule, one for each operand that gets a cotangent.
-      place, stack: where the user's code has it, and the callers from the inside out. None and empty if not known.
-      operands, outputs: their types.
-      kept, kept_bytes: what it keeps for the way back, the steps inside included in the sum.
-      incoming, outgoing: statistics of the cotangents of its outputs and of its operands, None where there was none.
-      iterations: of a loop, how many.
-      note: what else there is to say, such as why a loop is not opened.
-    """
-
-    id: int
-    parent: int | None
-    children: list[int]
-    depth: int
-    kind: str
-    primitive: str
-    name: str | None
-    rule: list[Formula]
-    place: Place | None
-    stack: list[Place]
-    operands: list[Value]
-    outputs: list[Value]
-    kept: list[Kept]
-    kept_bytes: int
-    incoming: list[Statistics | None]
-    outgoing: list[Statistics | None]
-    iterations: int | None
-    note: str | None
-    line: int | None = None
-    flags: list[int] = dataclasses.field(default_factory=list)
-
-    @property
-    def operation(self) -> str:
-        """The forward operation with its types."""
-        shown = f"{self.primitive}[{self.name}]" if self.name else self.primitive
-        return f"{shown}({', '.join(map(str, self.operands))}) -> {', '.join(map(str, self.outputs))}"
-
-    @property
-    def formula(self) -> str:
-        """The formulas of its rule, those of several operands with their numbers."""
-        if len(self.rule) == 1:
-            return self.rule[0].formula
-        return "; ".join(f"{operand_name(f.operand)}: {f.formula}" for f in self.rule)
-
-    def __str__(self) -> str:
-        place = f"{Path(self.place.file).name}:{self.place.line}" if self.place else "?"
-        return f"{self.id} {place} {self.operation}  {self.formula}"
-
-
-def operand_name(i: int | None) -> str:
-    """How formulas call an operand."""
-    return "all" if i is None else "xyz"[i] if i < 3 else f"operand {i}"
-
-
-@dataclasses.dataclass(eq=False)
-class Line:
-    """The steps of one line of the user's code, those inside loops and calls too.
-
-    ``norm`` and ``zeros`` are the largest norm and share of zeros of the cotangents that come in, None without any.
-    """
-
-    id: int
-    file: str
-    line: int
-    function: str
-    text: str
-    steps: list[int]
-    kept_bytes: int
-    norm: float | None
-    nonfinite: int
-    zeros: float | None
-    flags: list[int] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(eq=False)
-class Parameter:
-    """A leaf of the arguments that are differentiated.
-
-    ``gradient`` is None if no cotangent reaches it, and ``cuts`` are then the operations without derivative that it
-    goes through, with the place of each.
-    """
-
-    id: int
-    path: str
-    argument: int
-    shape: tuple[int, ...]
-    dtype: str
-    variable: int | None
-    gradient: Statistics | None
-    steps: list[int]
-    cuts: list[tuple[str, Place | None]] = dataclasses.field(default_factory=list)
-    flags: list[int] = dataclasses.field(default_factory=list)
-
-
-class Variable(NamedTuple):
-    id: int
-    shape: tuple[int, ...]
-    dtype: str
-    name: str | None
-    kind: str
-    step: int | None
-
-
-@dataclasses.dataclass(eq=False)
-class Flag:
-    """Something to look at: steps, lines and parameters by number."""
-
-    id: int
-    kind: str
-    severity: str
-    message: str
-    steps: list[int]
-    lines: list[int]
-    parameters: list[int]
-
-
-@dataclasses.dataclass(eq=False)
-class BackwardReport:
+class BackwardReport(BackwardPass):
     """A forward and backward pass, step by step.
 
     ``str(report)`` is a table for a terminal, grouped by source line. In a notebook the report shows itself.
@@ -195,17 +34,6 @@ class BackwardReport:
       flags: what a person would want to look at, most severe first.
       totals: numbers of the whole pass: steps, lines, bytes kept, the norm of the gradient.
     """
-
-    function: str
-    value: dict[str, Any]
-    seed: str
-    sources: dict[str, str | None]
-    steps: list[BackwardStep]
-    lines: list[Line]
-    parameters: list[Parameter]
-    variables: list[Variable]
-    flags: list[Flag]
-    totals: dict[str, Any]
 
     def __str__(self) -> str:
         return table.text(self)
@@ -244,21 +72,19 @@ class BackwardReport:
         return {
             "version": VERSION,
             "generator": f"funcgrad {__version__}",
-            "function": self.function,
-            "value": self.value,
-            "seed": self.seed,
+            **{
+                name: plain(getattr(self, name))
+                for name in ("function", "value", "seed", "variables", "flags", "totals")
+            },
             "files": [
                 {"id": i, "path": path, "name": Path(path).name, "text": self.sources[path]}
                 for path, i in files.items()
             ],
             "lines": [{**vars(line), "file": files[line.file]} for line in self.lines],
             "steps": [step_dict(step, files) for step in self.steps],
-            "variables": [v._asdict() | {"shape": list(v.shape)} for v in self.variables],
             "parameters": [
                 {
-                    **vars(p),
-                    "shape": list(p.shape),
-                    "gradient": p.gradient and p.gradient.to_dict(),
+                    **plain(p),
                     "cuts": [
                         {"primitive": name, "file": at and files[at.file], "line": at and at.line}
                         for name, at in p.cuts
@@ -266,45 +92,22 @@ class BackwardReport:
                 }
                 for p in self.parameters
             ],
-            "flags": [dict(vars(flag)) for flag in self.flags],
-            "totals": self.totals,
         }
 
 
 def step_dict(step: BackwardStep, files: dict[str, int]) -> dict[str, Any]:
-    place = step.place
-    return {
-        "id": step.id,
-        "parent": step.parent,
-        "children": step.children,
-        "depth": step.depth,
-        "kind": step.kind,
-        "primitive": step.primitive,
-        "name": step.name,
-        "operation": step.operation,
-        "rule": [f._asdict() for f in step.rule],
-        "file": place and files[place.file],
-        "line": place and place.line,
-        "function": place and place.function,
-        "line_id": step.line,
-        "stack": [{"file": files[p.file], "line": p.line, "function": p.function} for p in step.stack],
-        "operands": [x._asdict() | {"shape": list(x.shape)} for x in step.operands],
-        "outputs": [x._asdict() | {"shape": list(x.shape)} for x in step.outputs],
-        "kept": [x._asdict() | {"shape": list(x.shape)} for x in step.kept],
-        "kept_bytes": step.kept_bytes,
-        "incoming": [s and s.to_dict() for s in step.incoming],
-        "outgoing": [s and s.to_dict() for s in step.outgoing],
-        "iterations": step.iterations,
-        "note": step.note,
-        "flags": step.flags,
-    }
+    place, *stack = [{**p._asdict(), "file": files[p.file]} for p in (step.place, *step.stack) if p] or [NOWHERE]
+    shown = {**plain(step), "operation": step.operation, "line_id": step.line, **place, "stack": stack}
+    del shown["place"]
+    return shown
 
 
-SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
-
-
-def type_text(dtype: str, shape: tuple[int, ...]) -> str:
-    """A type as JAX writes it: ``f32[4,3]``."""
-    kind = dtype.rstrip("0123456789")
-    short = SHORT[kind] + dtype[len(kind) :] if kind in SHORT else dtype
-    return f"{short}[{','.join(map(str, shape))}]"
+def plain(x: Any) -> Any:
+    """Records as dicts, and tuples as lists."""
+    if isinstance(x, dict):
+        return {name: plain(value) for name, value in x.items()}
+    if isinstance(x, list | tuple) and not hasattr(x, "_asdict"):
+        return [plain(value) for value in x]
+    if isinstance(x, Statistics):
+        return x.to_dict()
+    return plain(x._asdict()) if hasattr(x, "_asdict") else plain(vars(x)) if dataclasses.is_dataclass(x) else x

@@ -64,44 +64,35 @@ class Statistics(NamedTuple):
     @staticmethod
     def of(rows: np.ndarray) -> Statistics:
         """Statistics of an array from its vector, or from those of one array for each iteration."""
-        iterations: dict[str, list[Any]] | None = None
-        if rows.ndim == 1:
-            norm, least, most, zeros, nan, inf, dead, size, slices = rows.tolist()
-            count = 1
-        else:
-            norms, leasts, mosts, zero, nans, infs, deads, sizes, all_slices = (
-                rows.reshape(-1, len(FIELDS)).astype(np.float64).T
-            )
-            norm, least, most = float(np.sqrt(np.sum(norms**2))), leasts.min(initial=np.inf), mosts.max(initial=-np.inf)
-            zeros, nan, inf = zero.sum(), nans.sum(), infs.sum()
-            size, slices = sizes.max(initial=0), all_slices.max(initial=0)
-            # A unit is dead where it is in every iteration.
-            dead, count = deads.min(initial=slices), len(deads)
-            iterations = {
-                "norm": numbers(norms),
-                "min": numbers(leasts),
-                "max": numbers(mosts),
-                "zeros": numbers(zero / max(size, 1)),
-                "nonfinite": [int(n) for n in nans + infs],
-            }
-        finite = count * size - nan - inf
+        table = rows.reshape(-1, len(FIELDS)).astype(np.float64)
+        norms, leasts, mosts, zeros, nans, infs, deads, sizes, all_slices = table.T
+        norm, size, slices = math.hypot(*norms), int(sizes.max(initial=0)), int(all_slices.max(initial=0))
+        nan, inf = int(nans.sum()), int(infs.sum())
+        finite = len(table) * size - nan - inf
+        iterations = {
+            "norm": numbers(norms),
+            "min": numbers(leasts),
+            "max": numbers(mosts),
+            "zeros": numbers(zeros / max(size, 1)),
+            "nonfinite": (nans + infs).astype(int).tolist(),
+        }
         return Statistics(
-            size=int(size),
+            size=size,
             norm=norm,
-            min=number(least),
-            max=number(most),
+            min=number(leasts.min(initial=np.inf)),
+            max=number(mosts.max(initial=-np.inf)),
             rms=number(norm / math.sqrt(finite)) if finite else None,
-            zeros=float(zeros / max(size * count, 1)),
-            nan=int(nan),
-            inf=int(inf),
-            dead=int(dead),
-            slices=int(slices),
-            iterations=iterations,
+            zeros=float(zeros.sum() / max(size * len(table), 1)),
+            nan=nan,
+            inf=inf,
+            # A unit is dead where it is in every iteration.
+            dead=int(deads.min(initial=slices)),
+            slices=slices,
+            iterations=iterations if rows.ndim > 1 else None,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        values = self._asdict()
-        return {**values, "norm": number(self.norm), "nonfinite": self.nonfinite}
+        return {**self._asdict(), "norm": number(self.norm), "nonfinite": self.nonfinite}
 
 
 def number(x: float) -> float | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html as markup
 import shutil
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from funcgrad.inspect.report import BackwardReport, BackwardStep, Line
+from funcgrad.inspect.steps import BackwardPass, BackwardStep, Line
 
 #: A report of no more steps than this shows each of them, and of no more parameters than this all of them.
 MOST_STEPS, MOST_PARAMETERS = 40, 24
@@ -26,18 +26,19 @@ class Table(NamedTuple):
     details: Sequence[Sequence[str]] = ()
 
 
-def text(report: BackwardReport) -> str:
+def text(report: BackwardPass) -> str:
     width = min(max(shutil.get_terminal_size((100, 24)).columns, NARROWEST), WIDEST)
     parts = [*heading(report), "", *laid_out(lines_table(report), width)]
     parts += ["", *laid_out(gradients_table(report), width)]
     if report.flags:
         parts.append("")
     for flag in report.flags:
-        parts += wrapped(f"{MARKS[flag.severity]} {flag.kind}: {flag.message}", width, indent=5)
+        line = f"{MARKS[flag.severity]} {flag.kind}: {flag.message}".lstrip()
+        parts += textwrap.wrap(line, width, subsequent_indent=" " * 5, break_long_words=False, break_on_hyphens=False)
     return "\n".join(parts)
 
 
-def html(report: BackwardReport) -> str:
+def html(report: BackwardPass) -> str:
     first, *rest = heading(report)
     parts = [f"<p><b>{markup.escape(first)}</b><br>{'<br>'.join(map(markup.escape, rest))}</p>"]
     for table in (lines_table(report, details=False), gradients_table(report)):
@@ -55,7 +56,7 @@ def html(report: BackwardReport) -> str:
     return "".join(parts)
 
 
-def heading(report: BackwardReport) -> list[str]:
+def heading(report: BackwardPass) -> list[str]:
     totals = report.totals
     found = [
         f"Backward pass of {report.function} = {report.value['text']}",
@@ -67,7 +68,7 @@ def heading(report: BackwardReport) -> list[str]:
     return found
 
 
-def lines_table(report: BackwardReport, details: bool = True) -> Table:
+def lines_table(report: BackwardPass, details: bool = True) -> Table:
     """The lines in the order in which the way back comes to them."""
     titles = ("line", "code", "steps", "kept", "norm", "zeros", "non-finite")
     lines = sorted(report.lines, key=lambda line: line.steps[0])
@@ -77,7 +78,7 @@ def lines_table(report: BackwardReport, details: bool = True) -> Table:
         below = [[step_text(report.steps[i]) for i in line.steps] for line in lines]
     unplaced = [step for step in report.steps if step.place is None]
     if unplaced:
-        kept = sum(x.bytes for step in unplaced for x in step.kept if x.owner == "step")
+        kept = sum(step.own_bytes for step in unplaced)
         rows.append(("?", "(no line is known)", str(len(unplaced)), size(kept), "", "", ""))
         below.append([])
     totals = report.totals
@@ -110,7 +111,7 @@ def step_text(step: BackwardStep) -> str:
     return f"{'  ' * step.depth}{name}  |{incoming}| -> |{outgoing}|  {step.formula}{keeps}"
 
 
-def gradients_table(report: BackwardReport) -> Table:
+def gradients_table(report: BackwardPass) -> Table:
     titles = ("gradient of", "type", "norm", "largest", "zeros", "non-finite")
     rows: list[Sequence[str]] = []
     for p in report.parameters[:MOST_PARAMETERS]:
@@ -148,17 +149,6 @@ def row_text(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def cut(x: str, width: int) -> str:
     return x if len(x) <= width else x[: width - 3] + "..."
-
-
-def wrapped(x: str, width: int, indent: int) -> list[str]:
-    found, line = [], ""
-    for word in x.split(" "):
-        if line and len(line) + 1 + len(word) > width:
-            found.append(line)
-            line = " " * indent + word
-        else:
-            line = f"{line} {word}" if line or found else word
-    return [*found, line]
 
 
 def counted(n: int, noun: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.engine.split import Activity, Split, activity_of
+from funcgrad.engine.split import Activity, Split
 from funcgrad.engine.zero import Zero
 from funcgrad.rules.rule import Rule
 
@@ -130,6 +130,13 @@ class Carrier(Rule):
     def needed(self, node: Any) -> Sequence[Any]:
         """The residuals of the program, those that are computed again too."""
         return self.kept(node)
+
+
+def activity_of(primal: Any, tracer: Any) -> Activity:
+    """The activity of an operand, given its value and its tracer, None if it has none."""
+    if tracer is None:
+        return Activity.NONE
+    return Activity.TANGENT if type(primal) is Zero else Activity.VALUE
 
 
 def typed_cotangents(cts: Sequence[Any], ct_avals: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:

@@ -54,7 +54,7 @@ class Inlined(Halves):
         self.forward = Half(halves.forward)
         avals, active = [*halves.in_avals, *halves.out_avals], [*halves.active_in, *halves.out_active]
         self.carries_all = all(is_differentiable(aval) for aval, a in zip(avals, active, strict=True) if a)
-        rules_used = halves.rules_used()
+        rules_used = [node.rule for node in halves.skeleton.nodes]
         self.compiles = all(self.has_value) and all(isinstance(rule, Formula) and rule.fuses for rule in rules_used)
 
     @kept

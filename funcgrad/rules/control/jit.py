@@ -8,13 +8,12 @@ from typing import Any
 
 from funcgrad import _jax
 from funcgrad._jax import jit_p
-from funcgrad.engine.split import Activity, Split, activity_of, run, split
-from funcgrad.rules.control.carrier import Carrier, Halves, present, spread
+from funcgrad.engine.split import Activity, Split, run, split
+from funcgrad.rules.control.carrier import Carrier, Halves, activity_of, present, spread
 from funcgrad.rules.control.inlined import Inlined, inlined_halves
 from funcgrad.rules.control.lean import split_lean
 from funcgrad.rules.functions.recognition import is_call
 from funcgrad.rules.rule import Rule
-from funcgrad.rules.table import RuleTable
 
 PER_INPUT = ("in_shardings", "in_layouts", "donated_invars")
 
@@ -107,15 +106,14 @@ class Inside(Jit):
 
     def __init__(self, rules: Mapping[Any, Rule]):
         self.rules = dict(rules)
-        self.tables: weakref.WeakKeyDictionary[RuleTable, RuleTable] = weakref.WeakKeyDictionary()
+        self.tables: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
     def rules_inside(self, tape):
         """The tape's table as it is inside the function."""
         table = tape.rules
         known = self.tables.get(table)
         if known is None:
-            known = RuleTable({**table, **self.rules}, table.fallback, table.keeps_source)
-            self.tables[table] = known
+            known = self.tables[table] = table.replacing(self.rules)
         return known
 
     def map(self, wrap):

@@ -276,8 +276,7 @@ class WhileHalves(Halves):
     """A loop's body split, with the programs of its way forward and back."""
 
     def __init__(self, body: ClosedJaxpr, cond: ClosedJaxpr, num_consts: int, activity, rules, slots: int):
-        self.split, self.out_active = split_body(body, num_consts, len(body.out_avals), activity, rules)
-        self.known: dict[tuple, Any] = {}
+        super().__init__(*split_body(body, num_consts, len(body.out_avals), activity, rules))
         self.loop = Checkpointed(body, cond, num_consts, slots)
         self.forward: Callable = jax.jit(self.loop.forward)
 

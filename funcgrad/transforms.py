@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcgrad import _jax
-from funcgrad.engine.pullback import Pullback, pull_back, record
+from funcgrad.pullback import Pullback, pull_back, record
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
 

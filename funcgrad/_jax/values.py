@@ -22,7 +22,6 @@ from funcgrad._jax.names import (
     eval_trace,
     pytype_aval_mappings,
     trace_ctx,
-    typematch,
 )
 
 
@@ -89,13 +88,11 @@ def zeros(aval) -> Any:
 
 
 def match(ct, aval):
-    """A cotangent in the dtype and replication of ``aval``, as a loop's carry must be."""
+    """A cotangent in the dtype of ``aval``, weak or not, as a loop's carry must be."""
     got = typeof(ct)
-    if typematch(got, aval) and got.weak_type == aval.weak_type:
+    if got.dtype == aval.dtype and got.weak_type == aval.weak_type:
         return ct
-    if got.dtype != aval.dtype or got.weak_type != aval.weak_type:
-        ct = convert_element_type(ct, aval.dtype, aval.weak_type)
-    return ct
+    return convert_element_type(ct, aval.dtype, aval.weak_type)
 
 
 add_arrays = jax.jit(jax.lax.add)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from funcgrad import _jax
 from funcgrad.engine.tape import Node, Tape
 
 
-class Leaf(NamedTuple):
+class Leaf(int):
     """The place of a residual array in a flattened recording."""
 
-    index: int  # type: ignore[assignment]
 
-
+@dataclasses.dataclass(slots=True, eq=False)
 class Recording:
     """The nodes of a tape that its outputs depend on, in order of recording.
 
@@ -22,12 +22,9 @@ class Recording:
     the tape was begun, None for a program that is written out, in scopes that are marked as backward already.
     """
 
-    __slots__ = ("nodes", "scope", "slots")
-
-    def __init__(self, nodes: Sequence[Node], slots: int, scope: int | None):
-        self.nodes = nodes
-        self.slots = slots
-        self.scope = scope
+    nodes: Sequence[Node]
+    slots: int
+    scope: int | None
 
     @staticmethod
     def of(tape: Tape, out_slots: Iterable[int | None]) -> Recording:
@@ -58,9 +55,7 @@ class Recording:
                 continue
             with scopes.of(node.source):
                 for slot, ct in zip(node.parents, node.rule.pullback(node, outs), strict=True):
-                    if ct is not None:
-                        known = cts[slot]
-                        cts[slot] = ct if known is None else _jax.add_cotangents(known, ct)
+                    cts[slot] = accumulate(cts[slot], ct)
         return cts
 
     def towards(self, wanted: Iterable[int]) -> tuple[Recording, set[int]]:
@@ -69,7 +64,7 @@ class Recording:
         for node in self.nodes:
             asked = tuple([slot in needed for slot in node.parents])
             if any(asked):
-                nodes.append(node if all(asked) else node.with_wanted(asked))
+                nodes.append(node if all(asked) else node.replace(wanted=asked))
                 needed.update(slot for slot in node.outs if slot is not None)
         return Recording(nodes, self.slots, self.scope), needed
 
@@ -81,20 +76,19 @@ class Recording:
         def place(x: Any) -> Any:
             if not is_leaf(x):
                 return x
-            leaf = places.get(id(x))
-            if leaf is None:
-                leaf = places[id(x)] = Leaf(len(leaves))
+            if id(x) not in places:
+                places[id(x)] = Leaf(len(leaves))
                 leaves.append(x)
-            return leaf
+            return places[id(x)]
 
         return leaves, self.map_residuals(place)
 
     def unflatten(self, leaves: Sequence[Any]) -> Recording:
         """The inverse of ``flatten``."""
-        return self.map_residuals(lambda x: leaves[x.index] if type(x) is Leaf else x)
+        return self.map_residuals(lambda x: leaves[x] if type(x) is Leaf else x)
 
     def map_residuals(self, f: Callable[[Any], Any]) -> Recording:
-        nodes = [node.with_residuals(tuple(map(f, node.residuals))) for node in self.nodes]
+        nodes = [node.replace(residuals=tuple(map(f, node.residuals))) for node in self.nodes]
         return Recording(nodes, self.slots, self.scope)
 
 

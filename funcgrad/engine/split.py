@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, Literal, set_current_trace, take_current_trace
+from funcgrad._jax import ClosedJaxpr, set_current_trace, take_current_trace
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Tape, TapeTracer, is_differentiable
 from funcgrad.engine.zero import Zero
@@ -28,13 +28,6 @@ class Activity(enum.IntEnum):
     NONE = 0  #: a value without a slot
     VALUE = 1  #: a value to differentiate with respect to
     TANGENT = 2  #: a tangent: a slot, and no value
-
-
-def activity_of(primal: Any, tracer: Any) -> Activity:
-    """The activity of an operand, given its value and its tracer, None if it has none."""
-    if tracer is None:
-        return Activity.NONE
-    return Activity.TANGENT if type(primal) is Zero else Activity.VALUE
 
 
 class Split:
@@ -68,13 +61,11 @@ class Split:
             primals = [next(rest) if k else Zero(aval) for k, aval in zip(known, in_avals, strict=True)]
             with take_current_trace() as parent:
                 tape = Tape(parent, rules)
-                args: list[Any] = []
-                in_slots: list[int | None] = []
-                for primal, aval, a in zip(primals, in_avals, activity, strict=True):
-                    active = a is not Activity.NONE and is_differentiable(aval)
-                    tracer: Any = tape.activate(primal) if active else primal
-                    in_slots.append(tracer.slot if active else None)
-                    args.append(tracer)
+                args = [
+                    tape.activate(primal) if active and is_differentiable(aval) else primal
+                    for primal, aval, active in zip(primals, in_avals, self.active_in, strict=True)
+                ]
+                in_slots = self.in_slots = [tape.strip(x)[1] for x in args]
                 outs = run(tape, program, args, inlined=inlined)
                 contents = [tape.strip(args[i])[1] for i in self.refs]
                 del args
@@ -84,8 +75,7 @@ class Split:
             recording = Recording.of(tape, self.out_slots)
             if inlined:
                 recording.scope = None
-            leaves, self._skeleton = recording.flatten(lambda x: _jax.is_tracer(x) and not isinstance(x, TapeTracer))
-            self.in_slots = in_slots
+            leaves, self.skeleton = recording.flatten(lambda x: _jax.is_tracer(x) and not isinstance(x, TapeTracer))
             self.out_known = [type(x) is not Zero for x, _ in stripped]
             known_outs = [x for x, _ in stripped if type(x) is not Zero]
             new: list[Any] = []
@@ -108,23 +98,11 @@ class Split:
         other.forward, other.sources, other._recompute, other.known = forward, list(sources), recompute, {}
         return other
 
-    def rules_used(self) -> list[Any]:
-        """The rules of what the program recorded."""
-        return [node.rule for node in self._skeleton.nodes]
-
-    def recording(self, residuals: Sequence[Any]) -> Recording:
-        """What the program recorded, with these residuals."""
+    def recording(self, residuals: Sequence[Any], run: Callable = evaluate) -> Recording:
+        """What the program recorded, with these residuals. ``run`` computes those from them that are not kept."""
         if self._recompute is not None:
-            residuals = evaluate(self._recompute, *residuals)
-        return self._skeleton.unflatten(residuals)
-
-    def outline(self, residuals: Sequence[Any]) -> Recording:
-        """What the program recorded, to look at: what is computed from the residuals is there as its type."""
-        if self._recompute is None:
-            return self._skeleton.unflatten(residuals)
-        given = dict(zip(self._recompute.jaxpr.invars, residuals, strict=True))
-        needed = self._recompute.jaxpr.outvars
-        return self._skeleton.unflatten([v.aval if type(v) is Literal else given.get(v, v.aval) for v in needed])
+            residuals = run(self._recompute, *residuals)
+        return self.skeleton.unflatten(residuals)
 
     def pull(
         self,
@@ -145,7 +123,7 @@ class Split:
 
     def leading_to(self, wanted: Sequence[bool]) -> list[bool]:
         """Of which outputs the cotangents are needed for those of the inputs that are ``wanted``."""
-        _, needed = self._skeleton.towards(slot for slot in self._wanted_slots(wanted) if slot is not None)
+        _, needed = self.skeleton.towards(slot for slot in self._wanted_slots(wanted) if slot is not None)
         return [slot in needed for slot in self.out_slots]
 
     def _wanted_slots(self, wanted: Sequence[bool] | None) -> list[int | None]:

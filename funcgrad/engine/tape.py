@@ -8,14 +8,12 @@ compose with ``jit``, ``vmap`` and ``jvp`` without a second mechanism.
 A value on the tape is a ``TapeTracer``: the parent's value and a *slot*, the index under which its cotangent will be
 collected. Operations on values without a slot never touch the tape.
 
-Custom JVP rules need one more idea. Such a rule maps tangents linearly, and the transpose of that map is what reverse
-mode is after. So the rule runs on this same tape with tangents that have the slots of the primals they belong to, and a
-symbolic ``Zero`` for a value, since a linear map takes zero to zero. Recording it records the transpose; no separate
-transposition rules exist.
+A tangent has the slot of the value it belongs to, and a ``Zero`` for a value: so custom JVP rules are recorded too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,47 +26,35 @@ from funcgrad.engine.zero import Zero, instantiate
 typeof = _jax.typeof
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class Node:
-    """One recorded operation, as plain data.
+    """One recorded operation, as plain data."""
 
-    ``rule`` is the table's and knows the way back; ``params`` are the primitive's static parameters and ``static`` what
-    else the rule wants to remember; ``residuals`` are the values it saved. ``parents`` are the slots of the active
-    operands, ``avals`` their types, and ``outs`` the slots of the outputs (None where an output is not differentiable).
-    ``wanted`` says which of the parents somebody asks the cotangents of, None for all. ``note`` is an observer's.
-    """
+    #: The table's, which knows the way back.
+    rule: Any
+    primitive: Any
+    #: The primitive's static parameters, and what else the rule wants to remember.
+    params: dict[str, Any]
+    static: Any
+    #: The values that the rule saved.
+    residuals: tuple
+    #: The slots of the active operands, and their types.
+    parents: list[int]
+    avals: list[Any]
+    #: The slots of the outputs, None where one is not differentiable.
+    outs: list[int | None]
+    source: Any
+    #: Of which parents somebody asks the cotangents, None for all.
+    wanted: tuple[bool, ...] | None = None
+    #: An observer's.
+    note: Any = None
 
-    __slots__ = (
-        "avals", "note", "outs", "params", "parents", "primitive", "residuals", "rule", "source", "static", "wanted",
-    )  # fmt: skip
-
-    def __init__(
-        self, rule, primitive, params, static, residuals, parents, avals, outs, source, wanted=None, note=None
-    ):
-        self.rule = rule
-        self.primitive = primitive
-        self.params = params
-        self.static = static
-        self.residuals = residuals
-        self.parents = parents
-        self.avals = avals
-        self.outs = outs
-        self.source = source
-        self.wanted = wanted
-        self.note = note
-
-    def with_residuals(self, residuals: tuple) -> Node:
-        return self._with(self.rule, residuals, self.wanted)
-
-    def with_rule(self, rule: Any) -> Node:
-        return self._with(rule, self.residuals, self.wanted)
-
-    def with_wanted(self, wanted: tuple[bool, ...]) -> Node:
-        return self._with(self.rule, self.residuals, wanted)
-
-    def _with(self, rule: Any, residuals: tuple, wanted: tuple[bool, ...] | None) -> Node:
+    def replace(self, rule: Any = None, residuals: tuple | None = None, wanted: tuple[bool, ...] | None = None) -> Node:
+        """This node with another rule, other residuals or other parents asked for."""
         return Node(
-            rule, self.primitive, self.params, self.static, residuals, self.parents, self.avals, self.outs, self.source,
-            wanted, self.note,
+            rule or self.rule, self.primitive, self.params, self.static,
+            self.residuals if residuals is None else residuals,
+            self.parents, self.avals, self.outs, self.source, wanted or self.wanted, self.note,
         )  # fmt: skip
 
 
@@ -81,8 +67,7 @@ class TapeTracer(Tracer):
         self.slot = slot
 
     def __getattr__(self, name: str) -> Any:
-        # The type of a concrete array is made anew each time it is asked for, which costs as much as the operation: so
-        # it is asked for once, and only if somebody wants to know.
+        # The type of a concrete array takes as long to make as an operation, so it is asked for if somebody wants it.
         if name == "aval":
             self.aval = typeof_or_zero(self.primal)
             return self.aval
@@ -125,8 +110,6 @@ class Tape(Trace):
         self.outer = outer
         self.captured: dict[int, tuple[TapeTracer, int]] = {}
 
-    # Values on and off the tape.
-
     def activate(self, primal: Any) -> TapeTracer:
         """A tracer of ``primal`` with a slot of its own."""
         self.slots += 1
@@ -156,8 +139,6 @@ class Tape(Trace):
         """The parent's value of ``x`` and its slot, None where ``x`` is not on this tape."""
         tracer = self.owned(x)
         return (x, None) if tracer is None else (tracer.primal, tracer.slot)
-
-    # What JAX asks of a trace.
 
     def process_primitive(self, primitive, args, params, /):
         primals: list[Any] = []

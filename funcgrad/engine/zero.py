@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from funcgrad import _jax
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Zero:
     """The zero of type ``aval``.
 
@@ -14,10 +16,7 @@ class Zero:
     at zero, so along tangents there is nothing to evaluate, only something to record.
     """
 
-    __slots__ = ("aval",)
-
-    def __init__(self, aval: Any):
-        self.aval = aval
+    aval: Any
 
     def __repr__(self) -> str:
         return f"Zero({self.aval.str_short()})"

@@ -80,7 +80,7 @@ class Assembly:
         #: The number of a variable by the path of the recording it is in, and its slot there.
         self.scope: dict[tuple[Path, int], int] = {}
         #: The types of slots, by the path of the recording.
-        self.types: dict[tuple[Path, int], Any] = {}
+        self.types: dict[tuple[Path, int | None], Any] = {}
         self.formulas: dict[int, list[str]] = {}
 
     def report(self) -> BackwardReport:
@@ -147,10 +147,10 @@ class Assembly:
             inside = s.path[:-1]
             for operand in noted(s.node).operands:
                 self.variable(inside, operand.slot, operand.aval)
-            for slot in s.node.outs:
-                kind = "value" if inside or slot not in results else "result"
+            for out in s.node.outs:
+                kind = "value" if inside or out not in results else "result"
                 step = None if inside else self.number[s.path]
-                self.variable(inside, slot, self.types.get((inside, slot)), None, kind, step)
+                self.variable(inside, out, self.types.get((inside, out)), None, kind, step)
             opening = opening_of(s.node) if s.path in parents else None
             if opening is not None:
                 self.share(s.path, s.node, opening)
@@ -306,12 +306,7 @@ def lines_of(steps: Sequence[BackwardStep]) -> list[Line]:
 
 
 def type_of(aval: Any) -> tuple[tuple[int, ...], str]:
-    return tuple(getattr(aval, "shape", ())), dtype_name(getattr(aval, "dtype", ""))
-
-
-@functools.cache
-def dtype_name(dtype: Any) -> str:
-    return str(dtype)
+    return tuple(getattr(aval, "shape", ())), str(getattr(aval, "dtype", ""))
 
 
 def statistics_of(row: Any) -> Statistics | None:
@@ -333,9 +328,9 @@ def described(out: Any) -> dict[str, Any]:
 
 def called(node: Node) -> str | None:
     """The name of the function that a node is a call of."""
-    if isinstance(bare(node.rule), CustomVjp):
-        return getattr(getattr(node.static[0], "debug_info", None), "func_name", None)
     name = node.params.get("name")
+    if isinstance(bare(node.rule), CustomVjp):
+        name = getattr(getattr(node.static[0], "debug_info", None), "func_name", None)
     return name if isinstance(name, str) else None
 
 

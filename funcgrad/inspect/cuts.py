@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -41,12 +42,12 @@ def find_cuts(fun: Callable, args: Sequence[Any], which: Sequence[int], rules: R
     return found
 
 
+@dataclasses.dataclass
 class Search:
     """Follows what depends on some inputs through a program."""
 
-    def __init__(self, rules: RuleTable):
-        self.rules = rules
-        self.cuts: list[Cut] = []
+    rules: RuleTable
+    cuts: list[Cut] = dataclasses.field(default_factory=list)
 
     def walk(self, jaxpr: Jaxpr, depends: Sequence[bool], frames: Sequence[Any]) -> list[bool]:
         """Which outputs depend on the inputs that ``depends`` says, by way of operations with a derivative."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from funcgrad.inspect.statistics import Statistics
-from funcgrad.inspect.steps import BackwardPass, BackwardStep, Flag, Parameter, Place
+from funcgrad.inspect.steps import BackwardPass, BackwardStep, Flag, Parameter, at
 from funcgrad.inspect.table import counted, number, share, size
 
 #: By how much the cotangents' norm may change from one end of a network or loop to the other.
@@ -41,14 +40,6 @@ def flag(
     return Flag(0, kind, severity, message, [step.id for step in steps], lines, [p.id for p in parameters])
 
 
-def where(step: BackwardStep) -> str:
-    return at(step.place)
-
-
-def at(place: Place | None) -> str:
-    return f"{Path(place.file).name}:{place.line}" if place else "an unknown line"
-
-
 def leaves(report: BackwardPass) -> Iterator[BackwardStep]:
     return (step for step in report.steps if not step.children)
 
@@ -73,8 +64,9 @@ def nonfinite(report: BackwardPass) -> Iterator[Flag]:
             yield flag(
                 "nonfinite",
                 "error",
-                f"on the way back through {step.primitive} at {where(step)}, {counted(made, 'non-finite cotangent')} "
-                "came of finite ones. funcgrad.find_nonfinite says which values did it.",
+                f"on the way back through {step.primitive} at {at(step.place)}, "
+                f"{counted(made, 'non-finite cotangent')} came of finite ones. "
+                "funcgrad.find_nonfinite says which values did it.",
                 [step],
                 affected,
             )
@@ -126,7 +118,7 @@ def along_iterations(report: BackwardPass) -> Iterator[Flag]:
             yield from steep(
                 [(loop, float(x)) for x in norms],
                 f"through the {len(norms)} iterations",
-                f" of the loop at {where(loop)}",
+                f" of the loop at {at(loop.place)}",
             )
 
 
@@ -159,7 +151,7 @@ def dead_units(report: BackwardPass) -> Iterator[Flag]:
                 "dead",
                 "warning" if 2 * out.dead >= out.slices else "info",
                 f"{out.dead} of {counted(out.slices, 'unit')} get a cotangent of zero everywhere, from "
-                f"{step.primitive} at {where(step)} on.",
+                f"{step.primitive} at {at(step.place)} on.",
                 [step],
             )
 
@@ -175,7 +167,7 @@ def underflow(report: BackwardPass) -> Iterator[Flag]:
                 yield flag(
                     "precision",
                     "warning",
-                    f"{share(after.zeros - before.zeros)} of the cotangents at {where(step)} are too small for "
+                    f"{share(after.zeros - before.zeros)} of the cotangents at {at(step.place)} are too small for "
                     f"{step.operands[0].dtype} and become zero. Scale the loss up, and the gradient down again.",
                     [step],
                 )
@@ -194,8 +186,8 @@ def narrowed(report: BackwardPass) -> Iterator[Flag]:
         yield flag(
             "precision",
             "info",
-            f"{wide} is converted to {narrow} at {where(steps[0])}: of the {bits(wide)} bits of a gradient that comes "
-            f"back through it, {bits(narrow)} are meant.",
+            f"{wide} is converted to {narrow} at {at(steps[0].place)}: of the {bits(wide)} bits of a gradient that "
+            f"comes back through it, {bits(narrow)} are meant.",
             steps,
         )
 
@@ -213,10 +205,7 @@ def memory(report: BackwardPass) -> Iterator[Flag]:
     largest = sorted(report.lines, key=lambda line: -line.kept_bytes)[:3]
     largest = [line for line in largest if 10 * line.kept_bytes >= total > 0]
     if len(report.lines) > 1 and largest:
-        lines = ", ".join(
-            f"{Path(line.file).name}:{line.line} ({size(line.kept_bytes)}, {share(line.kept_bytes / total)})"
-            for line in largest
-        )
+        lines = ", ".join(f"{at(x)} ({size(x.kept_bytes)}, {share(x.kept_bytes / total)})" for x in largest)
         steps = [report.steps[i] for line in largest for i in line.steps]
         yield flag("memory", "info", f"most of what is kept for the way back is kept by {lines}.", steps)
 

@@ -306,7 +306,9 @@ class Reader(ast.NodeTransformer):
                 return ast.BinOp(args[0], ast.Pow(), ast.Constant(2))
             case "rsqrt":
                 return ast.BinOp(ast.Constant(1), ast.Div(), ast.Call(ast.Name("sqrt"), args[:1], []))
-        if not is_ours(function) or summary(function):
+        # JAX's and NumPy's functions are known by their names.
+        package = getattr(function, "__module__", "").partition(".")[0]
+        if not isinstance(function, FunctionType) or package in ("jax", "numpy") or summary(function):
             return None
         try:
             given = inspect.signature(function).bind_partial(*args, **keywords).arguments
@@ -319,12 +321,6 @@ class Reader(ast.NodeTransformer):
 def is_value(node: ast.expr) -> bool:
     """Whether an expression stands for more than a type."""
     return not (isinstance(node, ast.Name) and is_type(node.id))
-
-
-def is_ours(function: Any) -> bool:
-    """Whether a function may be written out: JAX's and NumPy's are known by their names."""
-    package = getattr(function, "__module__", "").partition(".")[0]
-    return isinstance(function, FunctionType) and package not in ("jax", "numpy")
 
 
 def named(x: Any, otherwise: str) -> str:

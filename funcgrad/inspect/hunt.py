@@ -10,10 +10,9 @@ search finds the first with a bad result, and that one is hunted in turn.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -111,8 +110,13 @@ class Hunt(Trace):
         inner = self.program_in(primitive, args, params)
         if inner is not None:
             program, operands = inner
-            with self.inside():
+            self.around.append(self.place())
+            self.node = None
+            try:
                 outs = run(self, program, operands)  # type: ignore[arg-type]
+            finally:
+                self.around.pop()
+                self.node = None
             return outs if primitive.multiple_results else outs[0]
         with set_current_trace(_jax.eval_trace):
             outs = self.evaluate(primitive, args, params)
@@ -153,16 +157,6 @@ class Hunt(Trace):
             branches = params["branches"]
             return branches[min(max(int(args[0]), 0), len(branches) - 1)], args[1:]
         return None
-
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        self.around.append(self.place())
-        self.node = None
-        try:
-            yield
-        finally:
-            self.around.pop()
-            self.node = None
 
     def place(self) -> Place:
         """Where the current operation is; if it is a library's, where that was called."""

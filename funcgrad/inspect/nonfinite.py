@@ -14,12 +14,12 @@ import numpy as np
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.engine.pullback import pull_back
 from funcgrad.inspect.finding import NonFinite
 from funcgrad.inspect.hints import hint_for
 from funcgrad.inspect.hunt import ELEMENTWISE, NODE, Event, Hunt, is_finite, is_float
 from funcgrad.inspect.opened import resolved
 from funcgrad.inspect.steps import type_text
+from funcgrad.pullback import pull_back
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
 from funcgrad.rules.control.calls import InPlace

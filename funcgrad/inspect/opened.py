@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from funcgrad._jax import ClosedJaxpr, Literal
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.split import Split
 from funcgrad.engine.tape import Node, typeof_or_zero
@@ -120,7 +121,7 @@ class Watch:
     def sweep(self, recording: Recording, seeds: Iterable[tuple[int | None, Any]], path: Path = ()) -> list[Any]:
         """``recording.pull(seeds)``, watched."""
         nodes = [
-            node.with_rule(Wrapped(node.rule, pull=functools.partial(self.pull, node, (*path, i))))
+            node.replace(rule=Wrapped(node.rule, pull=functools.partial(self.pull, node, (*path, i))))
             for i, node in enumerate(recording.nodes)
         ]
         return Recording(nodes, recording.slots, recording.scope).pull(seeds)
@@ -207,9 +208,17 @@ def watched_scan(
     return jax.jit(functools.partial(backward.run, halves)), list(seen), jax.tree.structure(list(seen.values()))
 
 
+def outlined(again: ClosedJaxpr, *given: Any) -> list[Any]:
+    """What ``again`` computes, to look at: what is not given is there as its type."""
+    known = dict(zip(again.jaxpr.invars, given, strict=True))
+    return [v.aval if type(v) is Literal else known.get(v, v.aval) for v in again.jaxpr.outvars]
+
+
 def inside(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
     """The nodes inside of a node, at any depth, with their paths from it."""
     opening = opening_of(node)
-    for i, inner in enumerate(opening.halves.outline(opening.carrier.kept(node)).nodes if opening else ()):
+    if opening is None:
+        return
+    for i, inner in enumerate(opening.halves.recording(opening.carrier.kept(node), outlined).nodes):
         yield (*path, i), inner
         yield from inside(inner, (*path, i))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from funcgrad.inspect.steps import BackwardPass
@@ -18,15 +19,15 @@ def figure(report: BackwardPass) -> Any:
 
     canvas = Figure(figsize=(8, 6), layout="constrained")
     depth, memory = canvas.subplots(2, 1)
-    places, norms = norms_along_depth(report)
-    depth.plot(places, norms, ".", markersize=4)
-    if any(norm > 0 for norm in norms):
+    norms = [(step.id, s.norm) for step in report.steps for s in step.incoming if s is not None]
+    depth.plot([i for i, _ in norms], [norm for _, norm in norms], ".", markersize=4)
+    if any(norm > 0 for _, norm in norms):
         depth.set_yscale("log")
     depth.set(title=f"{report.function}: norm of the cotangents", xlabel="step of the way back", ylabel="norm")
-    times, kept = bytes_along_time(report)
+    kept = bytes_along_time(report)
     unit, scale = next((u, n) for u, n in UNITS if max(kept) >= n or n == 1)
-    memory.step(times, [n / scale for n in kept], where="post")
-    memory.axvline(len(times) // 2, linewidth=0.8, color="grey", linestyle=":")
+    memory.step(range(len(kept)), [n / scale for n in kept], where="post")
+    memory.axvline(len(kept) // 2, linewidth=0.8, color="grey", linestyle=":")
     memory.set(
         title="kept for the way back",
         xlabel="steps of the way forward, then of the way back",
@@ -36,17 +37,7 @@ def figure(report: BackwardPass) -> Any:
     return canvas
 
 
-def norms_along_depth(report: BackwardPass) -> tuple[list[int], list[float]]:
-    """The norms of the cotangents that come in, by step."""
-    found = [(step.id, s.norm) for step in report.steps for s in step.incoming if s is not None]
-    return [i for i, _ in found], [norm for _, norm in found]
-
-
-def bytes_along_time(report: BackwardPass) -> tuple[list[int], list[int]]:
+def bytes_along_time(report: BackwardPass) -> list[int]:
     """How many bytes are kept after each step, on the way forward and then back."""
     own = [step.own_bytes for step in report.steps]
-    changes = [*reversed(own), *(-n for n in own)]
-    kept = [0]
-    for change in changes:
-        kept.append(kept[-1] + change)
-    return list(range(len(kept))), kept
+    return list(itertools.accumulate([*reversed(own), *(-n for n in own)], initial=0))

@@ -112,18 +112,14 @@ def printed(body: Sequence[ast.stmt], room: int = WIDTH) -> list[str]:
         if isinstance(before, Comment):
             opens = False
         elif isinstance(statement, Comment):
-            opens = statement.chapter or isinstance(before, ast.FunctionDef) or heads_function(body[i:])
+            following = next((x for x in body[i:] if not isinstance(x, Comment)), None)
+            opens = statement.chapter or any(isinstance(x, ast.FunctionDef) for x in (before, following))
         else:
             opens = any(isinstance(x, ast.FunctionDef) for x in (before, statement))
         if before is not None and opens:
             lines.append("")
         lines += lines_of(statement, room)
     return lines
-
-
-def heads_function(body: Sequence[ast.stmt]) -> bool:
-    """Whether the comments at the beginning are the heading of a function."""
-    return isinstance(next((x for x in body if not isinstance(x, Comment)), None), ast.FunctionDef)
 
 
 def lines_of(node: ast.stmt, room: int = WIDTH) -> list[str]:

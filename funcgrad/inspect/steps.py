@@ -48,6 +48,10 @@ class Place(NamedTuple):
     function: str
 
 
+def at(place: Any, otherwise: str = "an unknown line") -> str:
+    return f"{Path(place.file).name}:{place.line}" if place else otherwise
+
+
 @dataclasses.dataclass(eq=False)
 class BackwardStep:
     """One operation, seen from the way back. Steps are numbered in the order in which they ran there.
@@ -106,8 +110,7 @@ class BackwardStep:
         return "; ".join(f"{operand_name(f.operand)}: {f.formula}" for f in self.rule)
 
     def __str__(self) -> str:
-        place = f"{Path(self.place.file).name}:{self.place.line}" if self.place else "?"
-        return f"{self.id} {place} {self.operation}  {self.formula}"
+        return f"{self.id} {at(self.place, '?')} {self.operation}  {self.formula}"
 
 
 def operand_name(i: int | None) -> str:

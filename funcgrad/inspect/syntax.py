@@ -40,13 +40,13 @@ def syntax(function: Any) -> ast.Lambda | ast.FunctionDef | None:
     nodes = functions_of(source_of(code.co_filename, function.__globals__))
     if code.co_name == "<lambda>":
         return lambda_of(code, [node for node in nodes if isinstance(node, ast.Lambda)])
-    found = [node for node in nodes if isinstance(node, ast.FunctionDef) and is_source_of(node, code)]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == code.co_name]
+    found = [
+        node
+        for node in functions
+        if min([node.lineno, *(x.lineno for x in node.decorator_list)]) == code.co_firstlineno
+    ]
     return found[0] if len(found) == 1 else None
-
-
-def is_source_of(node: ast.FunctionDef, code: CodeType) -> bool:
-    first = min([node.lineno, *(x.lineno for x in node.decorator_list)])
-    return node.name == code.co_name and first == code.co_firstlineno
 
 
 def lambda_of(code: CodeType, nodes: Sequence[ast.Lambda]) -> ast.Lambda | None:

@@ -6,10 +6,9 @@ import html as markup
 import shutil
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from funcgrad.inspect.steps import BackwardPass, BackwardStep, Line
+from funcgrad.inspect.steps import BackwardPass, BackwardStep, Line, at
 
 #: A report of no more steps than this shows each of them, and of no more parameters than this all of them.
 MOST_STEPS, MOST_PARAMETERS = 40, 24
@@ -89,7 +88,7 @@ def lines_table(report: BackwardPass, details: bool = True) -> Table:
 
 def line_row(line: Line) -> Sequence[str]:
     return (
-        f"{Path(line.file).name}:{line.line}",
+        at(line),
         line.text,
         str(len(line.steps)),
         size(line.kept_bytes),

@@ -12,10 +12,11 @@ from typing import Any
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import Var
+from funcgrad._jax import Literal, Var
 from funcgrad.programs.evaluation import evaluate
 from funcgrad.programs.flow import Flow, size
-from funcgrad.programs.loop import Loop
+from funcgrad.programs.loop import Loop, program
+from funcgrad.programs.platform import choice, on_cpu
 from funcgrad.programs.thresholds import TURN_ROWS, TURN_STACKS, TURN_STEPS
 
 
@@ -37,23 +38,42 @@ def turn(loop: Loop) -> Loop:
     if not found:
         return loop
     turned: dict[Any, Var] = {v: Var(v.aval.update(shape=v.aval.shape[::-1])) for v in found}
-    eqns = list(jaxpr.eqns)
-    for v in found:
-        for k in flow.uses[v]:
-            (left, _), batch = eqns[k].params["dimension_numbers"]
-            params = {**eqns[k].params, "dimension_numbers": ((left, (0,)), batch)}
-            eqns[k] = eqns[k].replace(invars=[turned.get(x, x) for x in eqns[k].invars], params=params)
-    invars = [turned.get(v, v) for v in jaxpr.invars]
-    places = set(found.values())
+    eqns: list[Any] = []
+    for eqn in jaxpr.eqns:
+        weights = eqn.invars[1] if len(eqn.invars) > 1 and type(eqn.invars[1]) is not Literal else None
+        eqns += by_platform(loop, eqn, turned[weights]) if weights in found else [eqn]
+    invars = [*jaxpr.invars[: loop.num_fixed], *turned.values(), *jaxpr.invars[loop.num_fixed :]]
 
     def before(*operands: Any) -> list[Any]:
         first = evaluate(loop.before, *operands)
-        return [lax.transpose(x, (1, 0)) if i in places else x for i, x in enumerate(first)]
+        weights = [on_cpu(transposed, zeros_of_transposed, first[i]) for i in found.values()]
+        return [*first[: loop.num_fixed], *weights, *first[loop.num_fixed :]]
 
     return loop._replace(
         before=_jax.trace_to_jaxpr(before, loop.before.in_avals, _jax.unnamed(loop.body)),
-        body=loop.body.replace(jaxpr=jaxpr.replace(invars=invars, eqns=eqns, debug_info=_jax.unnamed(loop.body))),
+        body=program(loop.body, invars, jaxpr.outvars, eqns),
+        num_fixed=loop.num_fixed + len(found),
     )
+
+
+def by_platform(loop: Loop, product: Any, turned: Var) -> list[Any]:
+    """The equations of a product with weights: on the CPU with those that are turned."""
+    (left, _), batch = product.params["dimension_numbers"]
+    x, weights = product.invars
+    (out,) = product.outvars
+    on_cpu = product.replace(invars=[x, turned], params={**product.params, "dimension_numbers": ((left, (0,)), batch)})
+    operands = [x, weights, turned] if type(x) is not Literal else [weights, turned]
+    return choice(
+        program(loop.body, operands, [out], [on_cpu]), program(loop.body, operands, [out], [product]), operands, [out]
+    )
+
+
+def transposed(x: Any) -> Any:
+    return lax.transpose(x, (1, 0))
+
+
+def zeros_of_transposed(x: Any) -> Any:
+    return lax.full_like(x, 0, shape=x.shape[::-1])
 
 
 def contracts_last(eqn: Any, weights: Any) -> bool:

@@ -190,3 +190,13 @@ def joint(function: Callable, **derived: Callable) -> Joint:
 
 #: The rule of a primitive whose outputs have no derivative.
 no_derivative = formula()
+
+
+def as_rule(rule: Any) -> Rule:
+    if isinstance(rule, Rule):
+        return rule
+    if callable(rule):
+        rule = [rule]
+    if isinstance(rule, Sequence) and not isinstance(rule, str):
+        return Formula(rule, {}, broadcasts=True, fuses=False)
+    raise TypeError(f"a rule is a function, a sequence of functions (one per operand) or a Rule; got {rule!r}")

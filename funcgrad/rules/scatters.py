@@ -13,9 +13,9 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.engine.tape import typeof_or_zero
 from funcgrad.rules.numbers import const, full_like
 from funcgrad.rules.rule import Formula, formula, joint
+from funcgrad.rules.signature import shape_of
 
 PLACE = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
 
@@ -100,7 +100,7 @@ class Scatter(Formula):
 
 def is_single(z, *, dimension_numbers, **_) -> bool:
     """Whether the updates are one window, which meets no other."""
-    shape = typeof_or_zero(z).shape
+    shape = shape_of(z)
     return all(n == 1 for d, n in enumerate(shape) if d not in dimension_numbers.update_window_dims)
 
 

@@ -91,6 +91,11 @@ def shaped(x: Any) -> Any:
     return _jax.typed_scalar(x) if isinstance(x, SCALARS) else x
 
 
+def shape_of(x: Any) -> tuple[int, ...]:
+    """The shape of an operand: a value, or the zero that stands for that of a tangent."""
+    return typeof_or_zero(x).shape
+
+
 def operand_aval(i: int) -> Callable:
     return lambda primals, out: typeof_or_zero(primals[i])
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from funcgrad import _jax
-from funcgrad.rules.rule import Formula, Rule
+from funcgrad.rules.functions.recognition import location
+from funcgrad.rules.functions.rules import entry
+from funcgrad.rules.rule import Rule
 
 
 class RuleTable(Mapping):
@@ -50,10 +52,11 @@ class RuleTable(Mapping):
         >>> fg.grad(f)(3.0), fg.grad(f, rules=through)(3.0)
         (Array(0., dtype=float32, weak_type=True), Array(1., dtype=float32, weak_type=True))
         """
-        from funcgrad.rules.functions.rules import entry  # made of this module's rules
+        return self.replacing(dict(entry(key, rule) for key, rule in rules.items()))
 
-        changed = dict(entry(key, rule) for key, rule in rules.items())
-        return RuleTable({**self._rules, **changed}, self.fallback, self.keeps_source)
+    def replacing(self, rules: Mapping[Any, Rule]) -> RuleTable:
+        """This table with other rules for some of its keys, both as tables hold them."""
+        return RuleTable({**self._rules, **rules}, self.fallback, self.keeps_source)
 
     def map(self, wrap: Callable[[Rule], Rule], keeps_source: bool = False) -> RuleTable:
         """The table of these rules, and the fallback, each wrapped."""
@@ -87,8 +90,6 @@ class RuleTable(Mapping):
 
     def __getitem__(self, key) -> Rule:
         if callable(key):
-            from funcgrad.rules.functions.recognition import location
-
             key = location(key)
         return self._rules[key]
 
@@ -109,13 +110,3 @@ class RuleTable(Mapping):
     def __repr__(self) -> str:
         functions = sum(isinstance(key, str) for key in self)
         return f"RuleTable({len(self) - functions} primitives{f', {functions} functions' if functions else ''})"
-
-
-def as_rule(rule: Any) -> Rule:
-    if isinstance(rule, Rule):
-        return rule
-    if callable(rule):
-        rule = [rule]
-    if isinstance(rule, Sequence) and not isinstance(rule, str):
-        return Formula(rule, {}, broadcasts=True, fuses=False)
-    raise TypeError(f"a rule is a function, a sequence of functions (one per operand) or a Rule; got {rule!r}")

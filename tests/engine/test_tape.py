@@ -14,7 +14,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 import funcgrad as fg
-from funcgrad.engine.pullback import record
+from funcgrad.pullback import record
 from tests.agreement import assert_agrees, assert_same, quick_jit
 
 V = np.array([0.5, -1.5, 2.0], np.float32)

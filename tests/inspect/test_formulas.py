@@ -12,7 +12,7 @@ import funcgrad as fg
 from funcgrad.inspect.formulas import aliases, formula_text, text_of
 from funcgrad.rules import Formula, elementwise, formula, joint, no_derivative, special
 from funcgrad.rules.numbers import const, is_complex, nonzero
-from funcgrad.rules.table import as_rule
+from funcgrad.rules.rule import as_rule
 from tests.rules.examples import examples
 
 table = fg.rules.default

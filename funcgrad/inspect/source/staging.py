@@ -11,9 +11,9 @@ import numpy as np
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, name_p, set_current_trace
-from funcgrad.engine.pullback import pull_back
 from funcgrad.engine.tape import TapeTracer
 from funcgrad.engine.zero import Zero
+from funcgrad.pullback import pull_back
 from funcgrad.rules import RuleTable
 from funcgrad.rules.rule import Rule, Wrapped
 from funcgrad.transforms import check_input, check_output, check_scalar, run, split_arguments

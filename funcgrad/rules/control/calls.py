@@ -105,13 +105,15 @@ class LinearSolve(Rule):
             const_lengths=lengths.transpose(),
             jaxprs=jaxprs.transpose(),
         )[:count]  # fmt: skip
-        pulled: list[Any] = []
-        if any(active):
+        pulled: list[Any] = [None] * sum(active)
+        asked = iter(node.wanted or (True,) * len(node.parents))
+        wanted = [a and next(asked) for a in active]
+        if any(wanted):
             activity = (*map(Activity, active), *[Activity.NONE] * count)
             halves = split(jaxprs.matvec, activity, rules)
             residuals = halves.residuals([*matvec, *x], evaluate(halves.forward, *matvec, *x))
-            pulled = halves.pull(residuals, [lax.neg(ct) for ct in b_cts])
-            pulled = [ct for ct, a in zip(pulled, active, strict=False) if a]
+            found = halves.pull(residuals, [lax.neg(ct) for ct in b_cts], [*wanted, *[False] * count])
+            pulled = [ct for ct, a in zip(found, active, strict=False) if a]
         return [*pulled, *(ct for ct, a in zip(b_cts, b_active, strict=True) if a)]
 
 

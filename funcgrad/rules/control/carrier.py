@@ -12,7 +12,7 @@ from typing import Any
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.engine.split import Activity, Split, activity_of
+from funcgrad.engine.split import Activity, Split
 from funcgrad.engine.zero import Zero
 from funcgrad.rules.rule import Rule
 
@@ -20,37 +20,18 @@ from funcgrad.rules.rule import Rule
 class Halves:
     """A carried program split, as a carrier needs it.
 
-    ``split`` has the program's halves, ``out_active`` says which outputs depend on an active operand, and ``known`` is
-    where what is made for the way back is kept.
+    ``split`` has the program's halves and ``known`` keeps what is made for the way back. ``out_active`` says which
+    outputs depend on an active operand and ``out_known`` which have a value; the others are tangents. ``ct_avals`` are
+    the types of the cotangents that the backward half takes: of outputs, and of what ``refs``, the active operands that
+    are references, hold in the end; those of them that are ``written`` to get a new content.
     """
 
-    split: Split
-    out_active: Sequence[bool]
-    known: dict[tuple, Any]
-
-    @property
-    def out_avals(self) -> Sequence[Any]:
-        return self.split.out_avals
-
-    @property
-    def out_known(self) -> Sequence[bool]:
-        """Which outputs have a value; the others are tangents."""
-        return self.split.out_known
-
-    @property
-    def ct_avals(self) -> Sequence[Any]:
-        """The types of the cotangents that the backward half takes: of outputs, and of what references hold."""
-        return self.split.ct_avals
-
-    @property
-    def refs(self) -> Sequence[int]:
-        """The active operands that are references."""
-        return self.split.refs
-
-    @property
-    def written(self) -> Iterable[int]:
-        """Those of the references that are written to."""
-        return self.split.written
+    def __init__(self, split: Split, out_active: Sequence[bool] | None = None, written: Iterable[int] | None = None):
+        self.split, self.known = split, {}
+        self.out_active = split.out_active if out_active is None else out_active
+        self.out_avals, self.out_known, self.ct_avals = split.out_avals, split.out_known, split.ct_avals
+        self.refs, self.written = split.refs, split.written if written is None else written
+        self.all_known = all(split.out_known)
 
 
 class Carrier(Rule):
@@ -91,11 +72,15 @@ class Carrier(Rule):
         )
 
     def record_halves(self, tape, halves, primitive, primals, tracers, params, linear):
-        operands = tracers[self.first(params) :]
         with set_current_trace(tape.parent):
             values, residuals = self.forward(halves, primitive, primals, params)
-        rest = iter(values)
-        outs = [next(rest) if k else Zero(aval) for k, aval in zip(halves.out_known, halves.out_avals, strict=True)]
+        return self.emit(tape, halves, primitive, tracers, params, linear, values, residuals)
+
+    def emit(self, tape, halves, primitive, tracers, params, linear, outs, residuals):
+        operands = tracers[self.first(params) :]
+        if not halves.all_known:
+            rest = iter(outs)
+            outs = [next(rest) if k else Zero(aval) for k, aval in zip(halves.out_known, halves.out_avals, strict=True)]
         if linear and self.of_values:
             outs = [Zero(_jax.typeof(x)) if a else x for x, a in zip(outs, halves.out_active, strict=True)]
         static = (halves, tuple([t is not None for t in operands]))
@@ -130,6 +115,13 @@ class Carrier(Rule):
     def needed(self, node: Any) -> Sequence[Any]:
         """The residuals of the program, those that are computed again too."""
         return self.kept(node)
+
+
+def activity_of(primal: Any, tracer: Any) -> Activity:
+    """The activity of an operand, given its value and its tracer, None if it has none."""
+    if tracer is None:
+        return Activity.NONE
+    return Activity.TANGENT if type(primal) is Zero else Activity.VALUE
 
 
 def typed_cotangents(cts: Sequence[Any], ct_avals: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:

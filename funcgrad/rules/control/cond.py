@@ -64,16 +64,10 @@ class CondHalves(Halves):
 
     def __init__(self, branches: Sequence[ClosedJaxpr], activity: tuple[Activity, ...], rules: Any):
         self.splits = [split_lean(branch, activity, rules) for branch in branches]
-        self.split = self.splits[0]
+        out_active = [any(flags) for flags in zip(*(s.out_active for s in self.splits), strict=True)]
+        super().__init__(self.splits[0], out_active, {i for s in self.splits for i in s.written})
         self.num_outs = len(self.out_avals)
-        self.out_active = [any(flags) for flags in zip(*(s.out_active for s in self.splits), strict=True)]
-        self.all_written = {i for s in self.splits for i in s.written}
-        self.known: dict[tuple, Any] = {}
         self._lay_out()
-
-    @property
-    def written(self):
-        return self.all_written
 
     def _lay_out(self) -> None:
         self.sources: list[tuple[str, int]] = []

@@ -18,8 +18,8 @@ from funcgrad._jax import ClosedJaxpr
 from funcgrad.engine.split import Activity, split
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.programs.evaluation import evaluate
-from funcgrad.programs.memo import kept, memo
-from funcgrad.rules.control.carrier import Halves
+from funcgrad.programs.memo import memo
+from funcgrad.rules.control.carrier import Halves, present, spread
 from funcgrad.rules.rule import Formula
 
 
@@ -32,8 +32,7 @@ class Half:
         self.program = program
         self.compiled: Callable = jax.jit(functools.partial(evaluate, program))
 
-    def __call__(self, args: Sequence[Any], params: Any) -> list[Any]:
-        trace = _jax.current_trace()
+    def __call__(self, trace: Any, args: Sequence[Any], params: Any) -> list[Any]:
         if trace is not _jax.eval_trace:
             return _jax.write_out(trace, self.program, args, params)
         return self.compiled(*args) if _jax.may_compile() else evaluate(self.program, *args)
@@ -47,21 +46,37 @@ class Inlined(Halves):
     """
 
     def __init__(self, program: ClosedJaxpr, activity: tuple[Activity, ...], rules: Any):
-        halves = self.split = split(program, activity, rules, True)
+        halves = split(program, activity, rules, True)
+        super().__init__(halves)
         self.has_value = [a is not Activity.TANGENT for a in activity]
-        self.out_active = halves.out_active
-        self.known: dict[tuple, Any] = {}
         self.forward = Half(halves.forward)
+        self.count = sum(halves.out_known)
         avals, active = [*halves.in_avals, *halves.out_avals], [*halves.active_in, *halves.out_active]
         self.carries_all = all(is_differentiable(aval) for aval, a in zip(avals, active, strict=True) if a)
-        rules_used = halves.rules_used()
+        rules_used = [node.rule for node in halves.skeleton.nodes]
         self.compiles = all(self.has_value) and all(isinstance(rule, Formula) and rule.fuses for rule in rules_used)
 
-    @kept
-    def backward(self, *key: Any) -> tuple[Half, list[bool]]:
-        """As ``Split.backward``."""
-        program, mask = self.split.backward(*key)
-        return Half(program), mask
+    def run_forward(self, trace: Any, primals: Sequence[Any], params: Any) -> tuple[list[Any], tuple]:
+        """The outputs that have values, and the residuals."""
+        values = [x for x, has in zip(primals, self.has_value, strict=True) if has]
+        results = self.forward(trace, values, params)
+        return results[: self.count], self.split.residuals(values, results)
+
+    def pullback(self, node: Any, cts: Sequence[Any]) -> list[Any]:
+        types = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])
+        half, mask = self.known.get((types, node.wanted)) or self.backward(node, types)
+        return spread(half(_jax.current_trace(), [*node.residuals, *present(cts)], node.params), mask)
+
+    def backward(self, node: Any, types: tuple) -> tuple[Half, list[bool]]:
+        """The backward half for cotangents of the very types ``types``, and which of the node's parents get one."""
+        active = node.static[1]
+        wanted = None
+        if node.wanted is not None:
+            asked = iter(node.wanted)
+            wanted = tuple([a and next(asked) for a in active])
+        program, mask = self.split.backward(tuple(map(_jax.typeof, node.residuals)), types, wanted)
+        made = self.known[types, node.wanted] = Half(program), [has for has, a in zip(mask, active, strict=True) if a]
+        return made
 
 
 @memo

@@ -8,13 +8,12 @@ from typing import Any
 
 from funcgrad import _jax
 from funcgrad._jax import jit_p
-from funcgrad.engine.split import Activity, Split, activity_of, run, split
-from funcgrad.rules.control.carrier import Carrier, Halves, present, spread
+from funcgrad.engine.split import Activity, Split, run, split
+from funcgrad.rules.control.carrier import Carrier, Halves, activity_of, present, spread
 from funcgrad.rules.control.inlined import Inlined, inlined_halves
 from funcgrad.rules.control.lean import split_lean
 from funcgrad.rules.functions.recognition import is_call
 from funcgrad.rules.rule import Rule
-from funcgrad.rules.table import RuleTable
 
 PER_INPUT = ("in_shardings", "in_layouts", "donated_invars")
 
@@ -23,7 +22,7 @@ class Jitted(Halves):
     """The halves of a jitted function."""
 
     def __init__(self, halves: Split, activity: Sequence[Activity]):
-        self.split, self.out_active = halves, halves.out_active
+        super().__init__(halves)
         self.has_value = [a is not Activity.TANGENT for a in activity]
 
 
@@ -39,7 +38,8 @@ class Jit(Carrier):
         if _jax.jit_inlines(params):
             halves = inlined_halves(tape, program, primals, tuple(map(activity_of, primals, tracers)))
             if halves is not None:
-                return self.record_halves(tape, halves, primitive, primals, tracers, params, linear)
+                values, residuals = halves.run_forward(tape.parent, primals, params)
+                return self.emit(tape, halves, primitive, tracers, params, linear, values, residuals)
             args = [x if t is None else t for x, t in zip(primals, tracers, strict=True)]
             return run(tape, program, args, inlined=True)
         return super().record(tape, primitive, primals, tracers, params, linear)
@@ -54,26 +54,24 @@ class Jit(Carrier):
 
     def forward(self, halves, primitive, primals, params):
         values = keep(primals, halves.has_value)
-        if isinstance(halves, Inlined):
-            results = halves.forward(values, params)
-        else:
-            program, out_known = halves.split.forward, halves.out_known
-            extra = len(program.out_avals) - sum(out_known)
-            forward_params = {
-                **params,
-                **{name: keep(params[name], halves.has_value) for name in PER_INPUT},
-                "out_shardings": keep(params["out_shardings"], out_known) + (_jax.UNSPECIFIED,) * extra,
-                "out_layouts": keep(params["out_layouts"], out_known) + (None,) * extra,
-                "jaxpr": program,
-            }
-            results = jit_p.bind(*values, **forward_params)
-        return results[: sum(halves.out_known)], halves.split.residuals(values, results)
+        program, out_known = halves.split.forward, halves.out_known
+        extra = len(program.out_avals) - sum(out_known)
+        forward_params = {
+            **params,
+            **{name: keep(params[name], halves.has_value) for name in PER_INPUT},
+            "out_shardings": keep(params["out_shardings"], out_known) + (_jax.UNSPECIFIED,) * extra,
+            "out_layouts": keep(params["out_layouts"], out_known) + (None,) * extra,
+            "jaxpr": program,
+        }
+        results = jit_p.bind(*values, **forward_params)
+        return results[: sum(out_known)], halves.split.residuals(values, results)
+
+    def pullback(self, node, cts):
+        halves = node.static[0]
+        return halves.pullback(node, cts) if type(halves) is Inlined else super().pullback(node, cts)
 
     def backward(self, node, halves, cts, ct_avals, wanted):
         residuals, params, split = node.residuals, node.params, halves.split
-        if isinstance(halves, Inlined):
-            half, mask = halves.backward(tuple(map(_jax.typeof, residuals)), ct_avals, wanted)
-            return spread(half([*residuals, *present(cts)], params), mask)
         program, mask = split.backward(tuple(map(_jax.typeof, residuals)), ct_avals, wanted)
         nonzero = [ct is not None for ct in cts]
         count = len(residuals)
@@ -107,15 +105,14 @@ class Inside(Jit):
 
     def __init__(self, rules: Mapping[Any, Rule]):
         self.rules = dict(rules)
-        self.tables: weakref.WeakKeyDictionary[RuleTable, RuleTable] = weakref.WeakKeyDictionary()
+        self.tables: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
     def rules_inside(self, tape):
         """The tape's table as it is inside the function."""
         table = tape.rules
         known = self.tables.get(table)
         if known is None:
-            known = RuleTable({**table, **self.rules}, table.fallback, table.keeps_source)
-            self.tables[table] = known
+            known = self.tables[table] = table.replacing(self.rules)
         return known
 
     def map(self, wrap):

@@ -72,9 +72,7 @@ class RematHalves(Halves):
     """A checkpointed program split, with what is kept and what is computed again."""
 
     def __init__(self, program: Any, activity: tuple[Activity, ...], rules: Any, policy: Callable | None):
-        self.split = split(program, activity, rules)
-        self.out_active = self.split.out_active
-        self.known: dict[tuple, Any] = {}
+        super().__init__(split(program, activity, rules))
         forward, count = self.split.forward, len(self.out_avals)
         saved: dict[Var, Saved] = {}
         fed = forward

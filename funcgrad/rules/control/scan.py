@@ -23,7 +23,6 @@ from funcgrad.programs.hoist import hoist
 from funcgrad.programs.in_place import in_place
 from funcgrad.programs.loop import Loop
 from funcgrad.programs.memo import kept, memo
-from funcgrad.programs.platform import on_cpu
 from funcgrad.programs.turn import turn
 from funcgrad.rules.control.body import needed, split_at, split_body
 from funcgrad.rules.control.carrier import Carrier, Halves, carried, present
@@ -70,10 +69,8 @@ class ScanHalves(Halves):
     ):
         self.num_consts, self.num_carry, self.steps = num_consts, num_carry, steps
         self.num_outs = len(body.out_avals)
-        self.known: dict[tuple, Any] = {}
-        self.split, self.carry_active = split_body(body, num_consts, num_carry, activity, rules)
-        self.split = self._lean(self.split)
-        self.out_active = [*self.carry_active, *self.split.out_active[num_carry:]]
+        halves, self.carry_active = split_body(body, num_consts, num_carry, activity, rules)
+        super().__init__(self._lean(halves), [*self.carry_active, *halves.out_active[num_carry:]])
         # Of the cotangents that the body's backward half takes, those of the carry, those that come in stacks, and, by
         # the number of the constant, those of what references among the constants hold.
         last = num_consts + num_carry
@@ -180,8 +177,9 @@ class Backward:
         length, reverse, unroll = halves.steps
         loop = Loop.of(whole, len(fixed), len(consts) + len(carry_cts), length, not reverse, unroll)
         sums = [k for k, i in enumerate(consts) if i not in contents]
-        self.loop, turned = passed(loop, sums), turn(loop)
-        self.on_cpu = self.loop if turned is loop else passed(turned, sums)
+        loop = turn(loop)
+        deferred = defer(loop, sums)
+        self.loop = in_place(loop) if deferred is loop else deferred
 
     def run(self, halves: ScanHalves, residuals: Sequence[Any], cts: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Cotangents of the operands, None for zero, and the stacks of what else the steps return."""
@@ -190,10 +188,7 @@ class Backward:
         at = halves.content_cts
         sums = [cts[at[i]] if i in at else _jax.zeros(v) for i, v in zip(self.consts, self.sum_avals, strict=True)]
         operands = [*fixed, *sums, *(cts[i] for i in self.carry_cts), *stacks, *(cts[i] for i in self.stacked_cts)]
-        if self.on_cpu is self.loop:
-            results = iter(self.loop.run(*operands))
-        else:
-            results = iter(on_cpu(self.on_cpu.run, self.loop.run, *operands))
+        results = iter(self.loop.run(*operands))
         first, last = halves.num_consts, halves.num_consts + halves.num_carry
         pulled: list[Any] = [None] * len(self.wanted)
         for i in self.consts:
@@ -205,12 +200,6 @@ class Backward:
             if self.has_ct[i]:
                 pulled[i] = next(results)
         return pulled, list(results)
-
-
-def passed(loop: Loop, sums: Sequence[int]) -> Loop:
-    """A backward loop of which some carried values are ``sums``, as it is run."""
-    deferred = defer(loop, sums)
-    return in_place(loop) if deferred is loop else deferred
 
 
 @memo

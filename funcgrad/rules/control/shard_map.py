@@ -100,12 +100,16 @@ class ShardMap(Rule):
         in_ct_specs = [s.to_ct_spec() for s, a in zip(in_specs, active, strict=True) if a]
         in_ct_specs += [_jax.replicated_spec(outside.aval).to_ct_spec() for outside, _ in body["captured"].values()]
         slots = [s for s, a in zip(body["in_slots"], active, strict=True) if a] + captured
+        asked = node.wanted or (True,) * len(slots)
+        slots = [slot if w else None for slot, w in zip(slots, asked, strict=True)]
         mask: list[bool] = []
 
         def backward(*args: Any) -> Any:
             residuals = [lax.squeeze(x, [0]) if s else x for x, s in zip(args, squeezed, strict=False)]
             rest = iter(args[len(residuals) :])
             recording = body["skeleton"].unflatten(residuals)
+            if node.wanted is not None:
+                recording, _ = recording.towards(slot for slot in slots if slot is not None)
             out_slots = (*body["out_slots"], *body["content_slots"])
             inner_cts = recording.pull(
                 (slot, next(rest) if p else None) for slot, p in zip(out_slots, present, strict=True)

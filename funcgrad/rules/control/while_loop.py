@@ -132,11 +132,11 @@ class While(Carrier):
             return primitive.bind(*primals, **params), ()
         first = params["cond_nconsts"]
         outs, stack, length = halves.forward(*split_at(primals, first, params["body_nconsts"]))
-        return outs, (length, stack.steps, stack.depth, *stack.states, *halves.fixed(primals[first:]))
+        return outs, (length, stack.steps, stack.depth, *stack.states, *halves.loop.fixed(primals[first:]))
 
     def backward(self, node, halves, cts, ct_avals, wanted):
         length, steps, depth, *rest = node.residuals
-        count = sum(halves.varies)
+        count = sum(halves.loop.varies)
         stack = Stack(list(rest[:count]), steps, depth)
         return halves.backward(wanted)(length, stack, list(rest[count:]), cts)
 
@@ -186,18 +186,15 @@ def unbatch(cond: ClosedJaxpr, body: ClosedJaxpr, first: int, count: int) -> tup
     )
 
 
-class WhileHalves(Halves):
-    """A loop's body split, with the programs of its way forward and back."""
+class Checkpointed:
+    """A loop that leaves checkpoints as it runs."""
 
-    def __init__(self, body: ClosedJaxpr, cond: ClosedJaxpr, num_consts: int, activity, rules, slots: int):
+    def __init__(self, body: ClosedJaxpr, cond: ClosedJaxpr, num_consts: int, slots: int):
         self.body, self.cond, self.num_consts, self.slots = body.replace(), cond.replace(), num_consts, slots
-        self.split, self.out_active = split_body(body, num_consts, len(body.out_avals), activity, rules)
-        self.known: dict[tuple, Any] = {}
         # What the body passes through unchanged needs no checkpoint.
         carried = zip(body.jaxpr.invars[num_consts:], body.jaxpr.outvars, strict=True)
         self.varies = [invar is not outvar for invar, outvar in carried]
         self.counter = counter_of(cond, body, num_consts)
-        self.forward: Callable = jax.jit(self._forward)
 
     def fixed(self, operands: Sequence[Any]) -> list[Any]:
         """The operands of the body that do not change: its constants, and what it passes through."""
@@ -214,7 +211,7 @@ class WhileHalves(Halves):
     def advance(self, fixed: Sequence[Any], state: Sequence[Any]) -> list[Any]:
         return self.state(evaluate(self.body, *fixed[: self.num_consts], *self.carry(state, fixed)))
 
-    def _forward(self, cond_consts, consts, init):
+    def forward(self, cond_consts, consts, init):
         fixed, state = self.fixed([*consts, *init]), self.state(init)
         # One slot more, for the state right before the step to be reversed.
         stack = Stack.empty(state, self.slots + 1)
@@ -224,7 +221,7 @@ class WhileHalves(Halves):
 
         if self.counter is not None:
             length = self.counter(cond_consts, init)
-            state, stack = self._descend(length, stack.push(state, 0), fixed)
+            state, stack = self.descend(length, stack.push(state, 0), fixed)
             state = lax.fori_loop(0, jnp.minimum(length, 1), lambda _, x: self.advance(fixed, x), state)
         else:
             state, stack, length = self._run_online(proceeds, state, stack, fixed)
@@ -251,7 +248,7 @@ class WhileHalves(Halves):
         state, length, _, stack = lax.while_loop(lambda loop: proceeds(loop[0]), stretch, start)
         return state, stack, length
 
-    def _descend(self, end, stack: Stack, fixed) -> tuple[list[Any], Stack]:
+    def descend(self, end, stack: Stack, fixed) -> tuple[list[Any], Stack]:
         """The state before step ``end - 1``, reached from the top checkpoint, leaving checkpoints on the way."""
         state, step = stack.top(), stack.top_step()
 
@@ -274,37 +271,47 @@ class WhileHalves(Halves):
         state, step, stack = lax.while_loop(far, stretch, (state, step, stack))
         return lax.fori_loop(step, end - 1, near, (state, stack))
 
+
+class WhileHalves(Halves):
+    """A loop's body split, with the programs of its way forward and back."""
+
+    def __init__(self, body: ClosedJaxpr, cond: ClosedJaxpr, num_consts: int, activity, rules, slots: int):
+        super().__init__(*split_body(body, num_consts, len(body.out_avals), activity, rules))
+        self.loop = Checkpointed(body, cond, num_consts, slots)
+        self.forward: Callable = jax.jit(self.loop.forward)
+
     @kept
     def backward(self, wanted: tuple[bool, ...]) -> Callable:
         """The way back to the operands that are ``wanted``, from the cotangents of the outputs."""
-        inputs, carry = needed(self.split, self.num_consts, self.out_active, wanted)
-        consts = [i for i in range(self.num_consts) if inputs[i] and self.split.in_slots[i] is not None]
-        avals = {i: self.split.ct_avals[i] for i, n in enumerate(carry) if n}
+        body, checkpointed, first = self.split, self.loop, self.loop.num_consts
+        inputs, carry = needed(body, first, self.out_active, wanted)
+        consts = [i for i in range(first) if inputs[i] and body.in_slots[i] is not None]
+        avals = {i: body.ct_avals[i] for i, n in enumerate(carry) if n}
 
         def pull(operands: Sequence[Any], carry_cts: dict[int, Any]) -> list[Any]:
             """Cotangents of the body's operands, at one state."""
-            results = evaluate(self.split.forward, *operands)
+            results = evaluate(body.forward, *operands)
             cts = [carry_cts.get(i) for i in range(len(carry))]
-            return self.split.pull(self.split.residuals(operands, results), cts, inputs)
+            return body.pull(body.residuals(operands, results), cts, inputs)
 
         def backward(length, stack, fixed, cts):
             def reverse(loop):
                 end, stack, sums, carry_cts = loop
-                pulled = pull([*fixed[: self.num_consts], *self.carry(stack.top(), fixed)], carry_cts)
+                pulled = pull([*fixed[:first], *checkpointed.carry(stack.top(), fixed)], carry_cts)
                 sums = {i: accumulate(total, pulled[i]) for i, total in sums.items()}
-                carry_cts = {i: carried(pulled[self.num_consts + i], aval) for i, aval in avals.items()}
+                carry_cts = {i: carried(pulled[first + i], aval) for i, aval in avals.items()}
                 return end - 1, stack._replace(depth=stack.depth - 1), sums, carry_cts
 
             def stretch(loop):
                 end, stack, *cts = loop
-                _, stack = self._descend(end, stack, fixed)
+                _, stack = checkpointed.descend(end, stack, fixed)
                 return lax.while_loop(lambda loop: loop[1].top_step() == loop[0] - 1, reverse, (end, stack, *cts))
 
             sums = {i: _jax.zeros(_jax.typeof(fixed[i]).to_ct_aval()) for i in consts}
             carry_cts = {i: carried(cts[i], aval) for i, aval in avals.items()}
             start = (length, stack, sums, carry_cts)
             _, _, sums, carry_cts = lax.while_loop(lambda loop: loop[0] > 0, stretch, start)
-            found = {**sums, **{self.num_consts + i: ct for i, ct in carry_cts.items()}}
+            found = {**sums, **{first + i: ct for i, ct in carry_cts.items()}}
             return [found.get(i) for i in range(len(inputs))]
 
         return jax.jit(backward)

@@ -17,9 +17,8 @@ from funcgrad import _jax
 from funcgrad._jax import Primitive, set_current_trace
 from funcgrad.rules.control.jit import Inside
 from funcgrad.rules.functions.recognition import Call, Function, Parameter, call_of, location
-from funcgrad.rules.rule import Formula, Rule
+from funcgrad.rules.rule import Formula, Rule, as_rule
 from funcgrad.rules.signature import Signature, describe
-from funcgrad.rules.table import as_rule
 
 
 class FunctionRule(Rule):

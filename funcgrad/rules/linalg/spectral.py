@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 from jax import lax
 
-from funcgrad.engine.tape import typeof_or_zero
 from funcgrad.rules.linalg.matrices import (
     add_to_diagonal,
     adjoint,
@@ -25,6 +24,7 @@ from funcgrad.rules.linalg.matrices import (
 )  # fmt: skip
 from funcgrad.rules.numbers import full_like, is_complex, nonzero
 from funcgrad.rules.rule import Rule, joint
+from funcgrad.rules.signature import shape_of
 
 
 class Decomposition(Rule):
@@ -39,7 +39,7 @@ class Decomposition(Rule):
         self.prepare = prepare
 
     def record(self, tape, primitive, primals, slots, params, linear):
-        params, wanted = self.prepare(typeof_or_zero(primals[0]).shape, **params)
+        params, wanted = self.prepare(shape_of(primals[0]), **params)
         return self.rule.record(tape, primitive, primals, slots, params, linear)[:wanted]
 
 

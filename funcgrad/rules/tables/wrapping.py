@@ -44,10 +44,6 @@ HALVED = (
 )  # fmt: skip
 
 
-def with_rules(table: RuleTable, rules: Mapping[Any, Rule]) -> RuleTable:
-    return RuleTable({**table, **rules}, table.fallback, table.keeps_source)
-
-
 def rules_of(table: RuleTable, families: Sequence[ModuleType]) -> dict[Any, Rule]:
     return {key: table[key] for family in families for key in family.rules if key in table}
 
@@ -65,7 +61,7 @@ def on_cotangents(table: RuleTable, changes: Mapping[Any, Callable[[Any], Any]])
     missing = [str(key) for key in changes if keys[key] not in table]
     if missing:
         raise TypeError(f"the table has no rule of its own for {', '.join(missing)}: override it first")
-    return with_rules(table, {keys[key]: around(table[key], change) for key, change in changes.items()})
+    return table.replacing({keys[key]: around(table[key], change) for key, change in changes.items()})
 
 
 def identity(ct):
@@ -166,7 +162,7 @@ def nan_safe(table: RuleTable) -> RuleTable:
     nan 0.0
     """
     rules = rules_of(table, (elementwise, special))
-    return with_rules(table, {key: safe(rule) for key, rule in rules.items() if isinstance(rule, Formula)})
+    return table.replacing({key: safe(rule) for key, rule in rules.items() if isinstance(rule, Formula)})
 
 
 def safe(rule: Formula) -> Formula:
@@ -206,13 +202,13 @@ def in_bfloat16(table: RuleTable) -> RuleTable:
     rules = rules_of(table, HALVED)
     # Rules by way of other operations use the table for those.
     single = {key: rule for key, rule in rules.items() if not isinstance(rule, Rewrite | Recompute)}
-    return with_rules(table, {key: Wrapped(rule, pull=pull_in_bfloat16) for key, rule in single.items()})
+    return table.replacing({key: Wrapped(rule, pull=pull_in_bfloat16) for key, rule in single.items()})
 
 
 def pull_in_bfloat16(rule: Any, node: Any, cts: Sequence[Any]) -> Sequence[Any]:
     if any(is_complex(x) for x in (*cts, *node.residuals, *node.avals) if hasattr(x, "dtype")):
         return rule.pullback(node, cts)
-    halved = node.with_residuals(tuple(map(halve, node.residuals)))
+    halved = node.replace(residuals=tuple(map(halve, node.residuals)))
     halved.avals = [halve(aval) for aval in node.avals]
     pulled = rule.pullback(halved, [None if ct is None else halve(ct) for ct in cts])
     return [

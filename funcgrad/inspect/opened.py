@@ -11,7 +11,6 @@ A node is known by its path: its number in the recording, after the numbers of t
 
 from __future__ import annotations
 
-import copy
 import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -179,19 +178,6 @@ def pull_inside(node: Node, cts: Sequence[Any], watch: Watch, path: Path) -> Seq
     return [ct for ct, a in zip(pulled, active, strict=True) if a]
 
 
-class Unpruned(Split):
-    """The halves of a body with a way back that goes through all of it: what is looked at may be wanted by nobody."""
-
-    def __init__(self, halves: Split):
-        vars(self).update(vars(halves))
-
-    def pull(self, residuals, cts, wanted=None, sweep=Recording.pull):
-        return super().pull(residuals, cts, None, sweep)
-
-    def leading_to(self, wanted):
-        return [slot is not None for slot in self.out_slots]
-
-
 @kept
 def watched_scan(
     halves: ScanHalves, nonzero: tuple[bool, ...], wanted: tuple[bool, ...], measure: Callable, wants: Callable
@@ -202,9 +188,8 @@ def watched_scan(
     """
     seen: dict[Path, Observation] = {}
     watch = Watch(measure, lambda path, node, observation: seen.update({path: observation}), wants)
-    whole = copy.copy(halves)
-    whole.split = Unpruned(halves.split)
-    backward = Backward(whole, nonzero, wanted, watch.sweep, lambda: jax.tree.leaves(list(seen.values())))
+    # What is looked at may be wanted by nobody.
+    backward = Backward(halves, nonzero, None, watch.sweep, lambda: jax.tree.leaves(list(seen.values())))
     return jax.jit(functools.partial(backward.run, halves)), list(seen), jax.tree.structure(list(seen.values()))
 
 

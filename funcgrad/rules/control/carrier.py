@@ -27,7 +27,8 @@ class Halves:
     """
 
     def __init__(self, split: Split, out_active: Sequence[bool] | None = None, written: Iterable[int] | None = None):
-        self.split, self.known = split, {}
+        self.split = split
+        self.known: dict[tuple, Any] = {}
         self.out_active = split.out_active if out_active is None else out_active
         self.out_avals, self.out_known, self.ct_avals = split.out_avals, split.out_known, split.ct_avals
         self.refs, self.written = split.refs, split.written if written is None else written

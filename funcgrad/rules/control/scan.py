@@ -136,15 +136,16 @@ class Backward:
         self,
         halves: ScanHalves,
         nonzero: tuple[bool, ...],
-        wanted: tuple[bool, ...],
+        wanted: tuple[bool, ...] | None,
         sweep: Callable = Recording.pull,
         more: Callable[[], list[Any]] = list,
     ):
         body, first = halves.split, halves.num_consts
         last = first + halves.num_carry
-        self.wanted, carry = needed(body, first, halves.carry_active, wanted)
+        asked, carry = needed(body, first, halves.carry_active, wanted) if wanted else (None, halves.carry_active)
+        reached = asked or body.active_in
         #: The constants that have sums, the carried cotangents, and the stacks of cotangents that come in.
-        consts = self.consts = [i for i in range(first) if self.wanted[i] and body.in_slots[i] is not None]
+        consts = self.consts = [i for i in range(first) if reached[i] and body.in_slots[i] is not None]
         carry_cts = self.carry_cts = [i for i in halves.carry_cts if carry[i]]
         stacked_cts = self.stacked_cts = [i for i in halves.stacked_cts if nonzero[i]]
         contents = halves.content_cts
@@ -164,7 +165,7 @@ class Backward:
             for i, total in zip(consts, sums, strict=True):
                 if i in contents:
                     cts[contents[i]] = total
-            pulled = body.pull(residuals, cts, self.wanted, sweep)
+            pulled = body.pull(residuals, cts, asked, sweep)
             self.has_ct = [ct is not None for ct in pulled]
             sums = [
                 carried(pulled[i], aval) if i in contents else accumulate(total, pulled[i])
@@ -190,7 +191,7 @@ class Backward:
         operands = [*fixed, *sums, *(cts[i] for i in self.carry_cts), *stacks, *(cts[i] for i in self.stacked_cts)]
         results = iter(self.loop.run(*operands))
         first, last = halves.num_consts, halves.num_consts + halves.num_carry
-        pulled: list[Any] = [None] * len(self.wanted)
+        pulled: list[Any] = [None] * len(self.has_ct)
         for i in self.consts:
             ct = next(results)
             pulled[i] = ct if self.has_ct[i] or i in at else None

@@ -15,38 +15,26 @@ import numpy as np
 from funcgrad._jax import Literal
 from funcgrad.inspect.source.identities import identity
 from funcgrad.inspect.source.program import Equation, dtype_of
-from funcgrad.inspect.source.simplify import Rewrite, Rule, Simplifier, instead, is_value, literal, same_type, value_key
+from funcgrad.inspect.source.simplify import Rewrite, Rule, Simplifier, instead, is_value, literal, same_type
 
 FOLDED: dict[str, Callable] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative, "sqrt": np.sqrt,
     "max": np.maximum, "min": np.minimum, "lt": np.less, "le": np.less_equal, "gt": np.greater, "eq": np.equal,
     "ge": np.greater_equal, "ne": np.not_equal, "not": np.logical_not, "square": np.square,
+    "convert_element_type": np.asarray,
 }  # fmt: skip
+UNIFORM = ("add", "sub", "mul")
 
 
 def folded(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    """Operations on constants."""
+    """Operations on numbers, and those in ``UNIFORM`` on arrays whose elements are all one number."""
     out = eqn.outputs[0].aval
-    if out.shape or any(type(x) is not Literal for x in eqn.inputs):
-        return None
-    if eqn.name == "convert_element_type":
-        return Rewrite(literal(np.asarray(eqn.inputs[0].val).astype(out.dtype), out))
-    with np.errstate(all="ignore"):
-        value = FOLDED[eqn.name](*[np.asarray(x.val) for x in eqn.inputs])
-    return Rewrite(literal(value, out))
-
-
-def uniform(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    """Operations on arrays whose elements are all one number."""
-    numbers = []
-    for x in eqn.inputs:
-        made = s.maker(x, "full")
-        numbers.append(made.inputs[0] if made is not None else x)
-    if any(type(x) is not Literal for x in numbers) or not eqn.outputs[0].aval.shape:
+    numbers = [x if (made := s.maker(x, "full")) is None else made.inputs[0] for x in eqn.inputs]
+    if any(type(x) is not Literal for x in numbers) or (out.shape and eqn.name not in UNIFORM):
         return None
     with np.errstate(all="ignore"):
-        value = FOLDED[eqn.name](*[np.asarray(x.val) for x in numbers])
-    return instead(eqn, "full", literal(value, eqn.outputs[0].aval))
+        value = literal(FOLDED[eqn.name](*[np.asarray(x.val) for x in numbers]), out)
+    return instead(eqn, "full", value) if out.shape else Rewrite(value)
 
 
 def scaled(s: Simplifier, eqn: Equation) -> Rewrite | None:
@@ -72,15 +60,6 @@ def powers(s: Simplifier, eqn: Equation) -> Rewrite | None:
     if eqn.params["y"] == 1:
         return Rewrite(eqn.inputs[0])
     return instead(eqn, "square", eqn.inputs[0]) if eqn.params["y"] == 2 else None
-
-
-def mask_itself(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    """``where(mask, True, False)``."""
-    which, *cases = eqn.inputs
-    if which.aval.dtype != np.bool_ or len(cases) != 2 or not same_type(which, eqn.outputs[0]):
-        return None
-    values = [c.inputs[0] if (c := s.maker(x, "full")) is not None else x for x in cases]
-    return Rewrite(which) if is_value(values[0], False) and is_value(values[1], True) else None
 
 
 def triangle(s: Simplifier, eqn: Equation) -> Rewrite | None:
@@ -118,28 +97,11 @@ def mean(s: Simplifier, eqn: Equation) -> Rewrite | None:
 WIDE = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.complex64), np.dtype(np.complex128))
 
 
-def decided(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    """A choice by a number."""
-    which, *cases = eqn.inputs
-    if type(which) is not Literal or not same_type(cases[int(which.val)], eqn.outputs[0]):
-        return None
-    return Rewrite(cases[int(which.val)])
-
-
-def same_cases(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    first = eqn.inputs[1]
-    same = all(value_key(x) == value_key(first) for x in eqn.inputs[2:])
-    return Rewrite(first) if same and same_type(first, eqn.outputs[0]) else None
-
-
 REWRITES: dict[str, tuple[Rule, ...]] = {
     **dict.fromkeys(FOLDED, (folded, identity)),
-    **dict.fromkeys(("add", "sub"), (folded, uniform, identity)),
-    "mul": (folded, uniform, identity, scaled),
+    "mul": (folded, identity, scaled),
     "div": (folded, identity, mean),
-    "add_any": (identity,),
+    **dict.fromkeys(("add_any", "select_n"), (identity,)),
     "ge": (folded, triangle),
-    "convert_element_type": (folded,),
     "integer_pow": (powers,),
-    "select_n": (decided, same_cases, mask_itself),
 }

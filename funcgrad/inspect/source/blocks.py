@@ -11,7 +11,6 @@ from typing import Any
 from funcgrad._jax import Literal, Var
 from funcgrad.inspect.printing import Comment, text
 from funcgrad.inspect.source import indexing, operations, structured
-from funcgrad.inspect.source.bundles import Bundle
 from funcgrad.inspect.source.containers import Packing
 from funcgrad.inspect.source.names import Namespace, assigned_names, base, cotangents_in, statement_of, word_for
 from funcgrad.inspect.source.program import Equation, Program, dtype_of
@@ -33,15 +32,13 @@ class Module:
     def __init__(
         self,
         functions: Sequence[Program],
-        bundles: dict[Program, Bundle],
-        packings: dict[Program, Packing],
+        packings: Sequence[Mapping[Program, Packing]],
         constants: Sequence[Var],
         writers: Mapping[str, Writer],
     ):
         self.writers = {**dict.fromkeys(structured.EFFECTS, effect), **writers}
         self.names = Namespace()
         self.functions = {program: self.names.fresh(program.name or "block") for program in functions}
-        self.bundles = bundles
         self.packings = packings
         #: The names of values, in whatever function they are, and those of the values that the user named.
         self.known = {v: self.names.fresh(f"CONSTANT_{i}") for i, v in enumerate(constants)}
@@ -52,6 +49,12 @@ class Module:
         self.made_by: dict[Var, Equation] = {}
         self.defined: set[Program] = set()
         self.definitions: list[ast.stmt] = []
+
+    def packing(self, program: Program) -> Packing:
+        known = [packings[program] for packings in self.packings if program in packings]
+        return Packing(
+            [x for packing in known for x in packing.inputs], [x for packing in known for x in packing.outputs]
+        )
 
 
 class Block:

@@ -5,29 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from funcgrad._jax import Var
+from funcgrad.inspect.source.containers import Group, Packing
 from funcgrad.inspect.source.program import Equation, Program, calls_of
 
 #: Fewer residuals than this are handed over one by one.
 FEWEST = 3
 
 
-class Bundle(NamedTuple):
-    """The numbers of the outputs that a function returns as one tuple, and of the inputs that it takes as one.
-
-    ``values`` are the values handed over, in the function that returns them, and ``calls`` the identities of those of
-    its calls whose tuple is not taken apart.
-    """
-
-    outputs: list[int]
-    inputs: list[int]
-    values: list[Var]
-    calls: set[int]
-
-
-def bundles_of(root: Program) -> dict[Program, Bundle]:
-    """The functions that hand residuals over, and those that take them."""
+def bundles_of(root: Program) -> dict[Program, Packing]:
+    """How residuals are passed by the functions that hand them over, and by those that take them."""
     calls = calls_of(root)
-    found: dict[Program, Bundle] = {}
+    found: dict[Program, Packing] = {}
     for function, sites in calls.items():
         pairs = [handed_over(program, eqn) for program, eqn in sites]
         for taker in {use.taker: None for pair in pairs for use in pair.values()}:
@@ -39,10 +27,9 @@ def bundles_of(root: Program) -> dict[Program, Bundle]:
             one_call = all(len({id(pair[i].call) for i in outputs}) == 1 for pair in giving)
             complete = one_call and len(calls[taker]) == len(giving) and len(set(inputs)) == len(inputs)
             if len(outputs) >= FEWEST and complete and taker is not function and not {taker, function} & set(found):
-                values = [function.outputs[i] for i in outputs]
-                whole = {id(eqn) for (_, eqn), pair in zip(sites, pairs, strict=True) if pair in giving}
-                found[function] = Bundle(outputs, [], values, whole)
-                found[taker] = Bundle([], inputs, values, set())
+                whole = {id(eqn): None for (_, eqn), pair in zip(sites, pairs, strict=True) if pair in giving}
+                found[function] = Packing([], [Group("residuals", outputs, [], whole)])
+                found[taker] = Packing([Group("residuals", inputs, [], {})], [])
     return found
 
 

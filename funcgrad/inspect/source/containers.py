@@ -23,27 +23,37 @@ class Place(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Operands, or results, of a function that are leaves of one container, which is another one in every call.
+    """Operands, or results, of a function that are passed as one value: a container, or a tuple.
 
-    ``members`` are their numbers, ``paths`` the keys that lead to each in the container. ``places`` are the containers'
-    by the identity of the call.
+    ``members`` are their numbers, ``paths`` the keys that lead to each in the container; none for a tuple. ``places``
+    are, by the identity of the call, the containers', which is another one in every call; of results in a tuple, it has
+    the calls whose tuple is not taken apart.
     """
 
     name: str
     members: list[int]
     paths: list[tuple[Any, ...]]
-    places: dict[int, Place]
+    places: Mapping[int, Any]
 
 
 class Packing(NamedTuple):
+    """How a function's operands and results are passed. What is in no group is passed by itself."""
+
     inputs: list[Group]
     outputs: list[Group]
 
-    def member(self, number: int) -> Group | None:
-        return next((group for group in self.inputs if number in group.members), None)
+    def operands(self, count: int) -> list[int | Group]:
+        return slots(self.inputs, count)
 
-    def result(self, number: int) -> Group | None:
-        return next((group for group in self.outputs if number in group.members), None)
+    def results(self, count: int) -> list[int | Group]:
+        """Tuples come last."""
+        return sorted(slots(self.outputs, count), key=lambda slot: isinstance(slot, Group) and not slot.paths)
+
+
+def slots(groups: Sequence[Group], count: int) -> list[int | Group]:
+    """What ``count`` values are passed as, in order: numbers, and groups where the first of their members would be."""
+    known = {k: group for group in groups for k in group.members}
+    return [known.get(i, i) for i in range(count) if i not in known or i == min(known[i].members)]
 
 
 def packings_of(

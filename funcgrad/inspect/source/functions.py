@@ -8,14 +8,11 @@ from typing import Any
 
 from funcgrad._jax import Var
 from funcgrad.inspect.source.blocks import Block, Module
-from funcgrad.inspect.source.bundles import Bundle
-from funcgrad.inspect.source.containers import Packing, accessed, numbers_in, unpacking
+from funcgrad.inspect.source.containers import Group, accessed, numbers_in, unpacking
 from funcgrad.inspect.source.names import Namespace, base
 from funcgrad.inspect.source.program import Equation, Program
 from funcgrad.inspect.source.trees import assign, call, display, expression, function, packed
 from funcgrad.inspect.syntax import parameters_of
-
-NO_BUNDLE, NO_PACKING = Bundle([], [], [], set()), Packing([], [])
 
 
 def define(module: Module, program: Program, operands: Sequence[str | None], results: Sequence[str | None]) -> str:
@@ -41,41 +38,39 @@ def define(module: Module, program: Program, operands: Sequence[str | None], res
 
 def signature(block: Block, operands: Sequence[str | None]) -> list[str]:
     """The parameters of a function; those that hold more than one input are taken apart first of all."""
-    program, module = block.program, block.module
-    bundle = module.bundles.get(program, NO_BUNDLE)
-    packing = module.packings.get(program, NO_PACKING)
-    handed = dict(zip(bundle.inputs, bundle.values, strict=False))
-    names = [
-        block.bind(v, base(module.known.get(handed[i]) if i in handed else operand))
-        for i, (v, operand) in enumerate(zip(program.inputs, operands, strict=True))
+    inputs = block.program.inputs
+    names = [block.bind(v, base(operand)) for v, operand in zip(inputs, operands, strict=True)]
+    packing = block.module.packing(block.program)
+    return [
+        names[slot] if isinstance(slot, int) else taken_apart(block, slot, [names[k] for k in slot.members])
+        for slot in packing.operands(len(names))
     ]
-    params: list[str] = []
-    for i, name in enumerate(names):
-        group = packing.member(i)
-        if group is not None and i == group.members[0]:
-            params.append(block.names.fresh(group.name))
-            members = zip(group.members, group.paths, strict=True)
-            block.body += unpacking([(names[k], expression(accessed(params[-1], path) or "")) for k, path in members])
-        elif group is None and i not in handed:
-            params.append(name)
-        elif i in handed and i == min(handed):
-            params.append(block.unpack("residuals", [names[k] for k in bundle.inputs]))
-    return params
+
+
+def taken_apart(block: Block, group: Group, names: Sequence[str]) -> str:
+    """The parameter that holds a group, whose members are given ``names``."""
+    if not group.paths:
+        return block.unpack(group.name, names)
+    whole = block.names.fresh(group.name)
+    block.body += unpacking([(x, part(whole, path)) for x, path in zip(names, group.paths, strict=True)])
+    return whole
+
+
+def part(argument: str, path: Sequence[Any]) -> ast.expr:
+    return expression(accessed(argument, path) or "")
 
 
 def returned(block: Block) -> list[ast.expr]:
-    """What a function returns: leaves of containers together, and residuals last."""
-    bundle = block.module.bundles.get(block.program, NO_BUNDLE)
-    packing = block.module.packings.get(block.program, NO_PACKING)
+    """What a function returns."""
     values = block.all_typed(block.program.outputs)
     shown = []
-    for i, value in enumerate(values):
-        group = packing.result(i)
-        if group is None and i not in bundle.outputs:
-            shown.append(value)
-        elif group is not None and i == group.members[0]:
-            shown.append(display(nested(group.paths, [values[k] for k in group.members])))
-    return [*shown, ast.Tuple([values[i] for i in bundle.outputs])] if bundle.outputs else shown
+    for slot in block.module.packing(block.program).results(len(values)):
+        if isinstance(slot, int):
+            shown.append(values[slot])
+        else:
+            members = [values[k] for k in slot.members]
+            shown.append(display(nested(slot.paths, members)) if slot.paths else ast.Tuple(members))
+    return shown
 
 
 def nested(paths: Sequence[Sequence[Any]], values: Sequence[ast.expr]) -> dict[Any, Any]:
@@ -90,48 +85,38 @@ def nested(paths: Sequence[Sequence[Any]], values: Sequence[ast.expr]) -> dict[A
 
 
 def call_of(block: Block, eqn: Equation) -> None:
-    operands, results = [block.name_of(x) for x in eqn.inputs], [block.preferred(v) for v in eqn.outputs]
-    name = define(block.module, eqn.params["program"], operands, results)
-    given = call(name, arguments(block, eqn))
-    block.body.append(assign(targets(block, eqn), given))
-
-
-def arguments(block: Block, eqn: Equation) -> list[ast.expr]:
-    """What a call passes, in the order of the function's parameters."""
-    bundle = block.module.bundles.get(eqn.params["program"], NO_BUNDLE)
-    packing = block.module.packings.get(eqn.params["program"], NO_PACKING)
-    found = []
-    for i, x in enumerate(eqn.inputs):
-        group = packing.member(i)
-        if group is not None and i == group.members[0]:
-            found.append(expression(accessed(*group.places[id(eqn)]) or ""))
-        elif group is None and (i not in bundle.inputs or i == min(bundle.inputs)):
-            found.append(block.typed(x))
-    return found
-
-
-def targets(block: Block, eqn: Equation) -> list[ast.expr]:
-    """Names for what a call returns."""
     program: Program = eqn.params["program"]
-    bundle = block.module.bundles.get(program, NO_BUNDLE)
-    packing = block.module.packings.get(program, NO_PACKING)
+    operands, results = [block.name_of(x) for x in eqn.inputs], [block.preferred(v) for v in eqn.outputs]
+    name = define(block.module, program, operands, results)
+    packing = block.module.packing(program)
+    given = call(name, [argument(block, eqn, slot) for slot in packing.operands(len(eqn.inputs))])
     hints = [base(block.name_of(x)) for x in program.outputs]
-    found: list[ast.expr] = []
-    for i, (v, hint) in enumerate(zip(eqn.outputs, hints, strict=True)):
-        group = packing.result(i)
-        if group is not None and i == group.members[0]:
-            whole = block.names.fresh(f"ct_{group.name}{numbers_in(group.places[id(eqn)])}")
-            found.append(ast.Name(whole))
-            for k, path in zip(group.members, group.paths, strict=True):
-                block.values[eqn.outputs[k]] = expression(accessed(whole, path) or "")
-        elif group is None and i not in bundle.outputs:
-            found.append(block.target(v, hint))
-    if id(eqn) in bundle.calls:
-        found.append(ast.Name(block.names.fresh("residuals")))
-        block.values.update({eqn.outputs[i]: found[-1] for i in bundle.outputs})
-    elif bundle.outputs:
-        found.append(ast.Tuple([block.target(eqn.outputs[i], hints[i]) for i in bundle.outputs]))
-    return found
+    targets = [target(block, eqn, slot, hints) for slot in packing.results(len(eqn.outputs))]
+    block.body.append(assign(targets, given))
+
+
+def argument(block: Block, eqn: Equation, slot: int | Group) -> ast.expr:
+    """What a call passes."""
+    if isinstance(slot, int):
+        return block.typed(eqn.inputs[slot])
+    place = slot.places.get(id(eqn))
+    return block.typed(eqn.inputs[slot.members[0]]) if place is None else part(*place)
+
+
+def target(block: Block, eqn: Equation, slot: int | Group, hints: Sequence[str | None]) -> ast.expr:
+    """A name for what a call returns, or a tuple of names; ``hints`` are what the function calls its results."""
+    if isinstance(slot, int):
+        return block.target(eqn.outputs[slot], hints[slot])
+    if id(eqn) not in slot.places:
+        return ast.Tuple([block.target(eqn.outputs[i], hints[i]) for i in slot.members])
+    place = slot.places[id(eqn)]
+    whole = block.names.fresh(slot.name if place is None else f"ct_{slot.name}{numbers_in(place)}")
+    for i, path in zip(slot.members, slot.paths or [()] * len(slot.members), strict=True):
+        block.values[eqn.outputs[i]] = part(whole, path)
+        hint = hints[i]
+        if place is None and hint:
+            block.module.known[eqn.outputs[i]] = hint
+    return ast.Name(whole)
 
 
 WRITERS = {"call": call_of}

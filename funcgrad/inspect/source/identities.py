@@ -11,7 +11,7 @@ import numpy as np
 
 from funcgrad._jax import Literal, Var
 from funcgrad.inspect.source.program import Equation, dtype_of
-from funcgrad.inspect.source.simplify import Rewrite, Simplifier, is_value, like, literal, same_type
+from funcgrad.inspect.source.simplify import Rewrite, Simplifier, is_value, like, literal, same_type, value_key
 
 #: ``n`` and ``m`` stand for numbers, ``k`` for a negative one, and ``once(x)`` for what is used nowhere else.
 IDENTITIES = {
@@ -41,6 +41,10 @@ IDENTITIES = {
     "-once(x - y)": "y - x",
     "~~x": "x",
     "x != False": "x",
+    "select_n(False, x, y)": "x",
+    "select_n(True, x, y)": "y",
+    "select_n(which, x, x)": "x",
+    "select_n(x, False, True)": "x",
     "max(x, -inf)": "x",
     "min(x, inf)": "x",
     "min(n, once(max(m, x)))": "clip(x, m, n)",
@@ -106,7 +110,12 @@ class Match:
 
     def operands(self, patterns: Sequence[ast.expr], eqn: Equation) -> bool:
         orders = [eqn.inputs, eqn.inputs[::-1]] if eqn.name in ("max", "min") else [eqn.inputs]
-        return any(all(map(self.fits, patterns, order)) for order in orders)
+        for order in orders:
+            before = dict(self.values)
+            if len(patterns) == len(order) and all(map(self.fits, patterns, order)):
+                return True
+            self.values = before
+        return False
 
     def fits(self, pattern: ast.expr, x: Any) -> bool:
         match pattern:
@@ -117,8 +126,7 @@ class Match:
             case ast.Name(id="k") if not (jnp.issubdtype(dtype_of(x), np.floating) and x.val < 0):
                 return False
             case ast.Name(id=name) if name != "inf":
-                self.values[name] = x
-                return True
+                return value_key(self.values.setdefault(name, x)) == value_key(x)
         operation = applied(pattern)
         if operation is None:
             return type(x) is Literal and is_value(x, number(pattern))

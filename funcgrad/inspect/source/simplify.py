@@ -164,16 +164,20 @@ def key_of(eqn: Equation) -> Any:
     operands = [value_key(x) for x in eqn.inputs]
     if eqn.name in COMMUTATIVE:
         operands.sort(key=str)
+    operation = operation_of(eqn)
+    return operation and (operation, tuple(operands))
+
+
+def operation_of(eqn: Equation) -> Any:
+    """What an equation does, whatever it does it to; None if its parameters cannot be compared."""
     try:
-        params = frozenset(eqn.params.items())
-        hash(params)
+        return eqn.name, frozenset(eqn.params.items()), tuple(map(type_of, eqn.outputs))
     except TypeError:
         return None
-    return eqn.name, tuple(operands), params, tuple([(v.aval.shape, v.aval.dtype) for v in eqn.outputs if shaped(v)])
 
 
-def shaped(v: Any) -> bool:
-    return hasattr(v.aval, "shape") and hasattr(v.aval, "dtype")
+def type_of(x: Any) -> Any:
+    return getattr(x.aval, "shape", None), str(getattr(x.aval, "dtype", x.aval))
 
 
 def value_key(x: Any) -> Any:

@@ -101,9 +101,8 @@ def written(root: Program, constants: Mapping[Var, Any], arguments: Arguments, t
     uses = root.uses()
     gradients = {v: leaf.place for v, leaf in arguments.gradients() if type(v) is Var and uses[v] == 1}
     places = {leaf.var: leaf.place for leaf in arguments.leaves}
-    packings = packings_of(root, places, gradients, arguments.by_name)
-    writers = {**functions.WRITERS, **loops.WRITERS}
-    module = Module(programs, bundles_of(root), packings, list(constants), writers)
+    packings = packings_of(root, places, gradients, arguments.by_name), bundles_of(root)
+    module = Module(programs, packings, list(constants), {**functions.WRITERS, **loops.WRITERS})
     main = value_and_grad(module, root, arguments, title, has_aux)
     shown = [assign([name(module.known[v])], expression(constant_text(x))) for v, x in constants.items()]
     body = [*shown, *module.definitions, main]
@@ -141,8 +140,7 @@ def unpack(block: Block, arguments: Arguments) -> None:
     """Take the leaves out of the arguments."""
     uses = Counter(block.uses)
     for eqn in block.program.equations:
-        packing = block.module.packings.get(eqn.params["program"]) if eqn.name == "call" else None
-        for group in packing.inputs if packing else ():
+        for group in block.module.packing(eqn.params["program"]).inputs if eqn.name == "call" else ():
             uses.subtract(eqn.inputs[i] for i in group.members)
     groups: dict[Any, list[tuple[str, ast.expr]]] = {}
     short = leaf_names([leaf.place for leaf in arguments.leaves])

@@ -11,8 +11,8 @@ from typing import Any
 from funcgrad._jax import Literal, Var
 from funcgrad.inspect.printing import Comment, text
 from funcgrad.inspect.source import indexing, operations, structured
-from funcgrad.inspect.source.containers import Packing
 from funcgrad.inspect.source.names import Namespace, assigned_names, base, cotangents_in, statement_of, word_for
+from funcgrad.inspect.source.packing import Packing
 from funcgrad.inspect.source.program import Equation, Program, dtype_of
 from funcgrad.inspect.source.spelling import spelled
 from funcgrad.inspect.source.static import dtype_text, scalar_text

@@ -163,15 +163,8 @@ def some_of(chosen: Any, everything: Iterable[Any]) -> Any:
     return None if chosen is None or set(chosen) == set(everything) else frozenset(chosen)
 
 
-def lowest(dtype: Any) -> Any:
-    return limits(dtype)[0]
-
-
-def highest(dtype: Any) -> Any:
-    return limits(dtype)[1]
-
-
 def limits(dtype: Any) -> tuple[Any, Any]:
+    """The lowest and the highest number of a type."""
     if dtype == np.bool_:
         return False, True
     if jnp.issubdtype(dtype, np.floating):
@@ -179,4 +172,4 @@ def limits(dtype: Any) -> tuple[Any, Any]:
     return int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max)
 
 
-HELPERS = {f.__name__: f for f in (short, tuples, unless, some_of, lowest, highest)} | {"lax": lax, "np": np}
+HELPERS = {f.__name__: f for f in (short, tuples, unless, some_of, limits)} | {"lax": lax, "np": np}

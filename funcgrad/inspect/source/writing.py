@@ -13,12 +13,11 @@ from funcgrad.inspect.printing import lines_of
 from funcgrad.inspect.source import algebra, functions, indexing, loops, shapes
 from funcgrad.inspect.source.arguments import Arguments, leaf_names
 from funcgrad.inspect.source.blocks import Block, Module
-from funcgrad.inspect.source.bundles import bundles_of
-from funcgrad.inspect.source.containers import packings_of, unpacking
 from funcgrad.inspect.source.dead_code import without_dead_code
 from funcgrad.inspect.source.lifting import Lifter
 from funcgrad.inspect.source.names import Namespace
 from funcgrad.inspect.source.outline import outline
+from funcgrad.inspect.source.packing import bundles_of, packings_of, unpacking
 from funcgrad.inspect.source.program import Program, callers_first, calls_of
 from funcgrad.inspect.source.simplify import simplify
 from funcgrad.inspect.source.staging import stage

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 
 from funcgrad._jax import Var
+from funcgrad.inspect.source.expressions import call, display, expression
 from funcgrad.inspect.source.names import RESERVED, identifier
 from funcgrad.inspect.source.packing import Place, accessed
 from funcgrad.inspect.source.program import Program
 from funcgrad.inspect.source.staging import Staged
-from funcgrad.inspect.source.trees import call, display, expression
 
 
 class Leaf(NamedTuple):

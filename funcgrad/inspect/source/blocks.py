@@ -11,12 +11,11 @@ from typing import Any
 from funcgrad._jax import Literal, Var
 from funcgrad.inspect.printing import Comment, text
 from funcgrad.inspect.source import indexing, operations, structured
+from funcgrad.inspect.source.expressions import assign, dtype_text, expression, function, name, packed, scalar_text
 from funcgrad.inspect.source.names import Namespace, assigned_names, base, cotangents_in, statement_of, word_for
 from funcgrad.inspect.source.packing import Packing
 from funcgrad.inspect.source.program import Equation, Program, dtype_of
 from funcgrad.inspect.source.spelling import spelled
-from funcgrad.inspect.source.static import dtype_text, scalar_text
-from funcgrad.inspect.source.trees import assign, expression, function, name, packed
 
 SPELLINGS = {**operations.SPELLINGS, **structured.SPELLINGS, **indexing.SPELLINGS}
 #: Expressions longer than this get a name.
@@ -36,7 +35,7 @@ class Module:
         constants: Sequence[Var],
         writers: Mapping[str, Writer],
     ):
-        self.writers = {**dict.fromkeys(structured.EFFECTS, effect), **writers}
+        self.writers = writers
         self.names = Namespace()
         self.functions = {program: self.names.fresh(program.name or "block") for program in functions}
         self.packings = packings
@@ -253,10 +252,6 @@ class Block:
         returned = result() if result else packed(inner.all_typed(inner.program.outputs))
         self.body.append(function(own, params, [*inner.body, ast.Return(returned)]))
         return own
-
-
-def effect(block: Block, eqn: Equation) -> None:
-    block.body.append(structured.EFFECTS[eqn.name](block, eqn))
 
 
 #: How an equation is written that is a statement of its own.

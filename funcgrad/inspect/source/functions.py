@@ -8,10 +8,10 @@ from typing import Any
 
 from funcgrad._jax import Var
 from funcgrad.inspect.source.blocks import Block, Module
+from funcgrad.inspect.source.expressions import assign, call, display, expression, function, packed
 from funcgrad.inspect.source.names import Namespace, base
 from funcgrad.inspect.source.packing import Group, accessed, numbers_in, unpacking
 from funcgrad.inspect.source.program import Equation, Program
-from funcgrad.inspect.source.trees import assign, call, display, expression, function, packed
 from funcgrad.inspect.syntax import parameters_of
 
 

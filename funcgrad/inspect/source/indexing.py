@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcgrad._jax import Literal
+from funcgrad.inspect.source.expressions import call, static, static_text
 from funcgrad.inspect.source.operations import subscript
 from funcgrad.inspect.source.program import Equation
 from funcgrad.inspect.source.simplify import Rewrite, Simplifier, instead, is_value
 from funcgrad.inspect.source.spelling import Names, Spelling
-from funcgrad.inspect.source.static import static_text
-from funcgrad.inspect.source.trees import call, static
 
 MODES = {"FILL_OR_DROP": "fill", "CLIP": "clip", "PROMISE_IN_BOUNDS": "promise_in_bounds", "ONE_HOT": "one_hot"}
 #: The methods of ``x.at[i]``.

@@ -11,9 +11,9 @@ import numpy as np
 from funcgrad._jax import Var
 from funcgrad.inspect.printing import text
 from funcgrad.inspect.source.blocks import Block
+from funcgrad.inspect.source.expressions import assign, call, name, packed, static
 from funcgrad.inspect.source.names import base, plural
 from funcgrad.inspect.source.program import Equation, Program
-from funcgrad.inspect.source.trees import assign, call, name, packed, static
 from funcgrad.inspect.syntax import parameters_of
 
 #: Functions of JAX's own, which are named after what they are for.

@@ -11,9 +11,8 @@ import jax
 
 from funcgrad._jax import Var
 from funcgrad.inspect.printing import WIDTH, lines_of
+from funcgrad.inspect.source.expressions import assign, name, packed, static_text
 from funcgrad.inspect.source.program import Equation, Program, calls_of
-from funcgrad.inspect.source.static import static_text
-from funcgrad.inspect.source.trees import assign, name, packed
 
 #: Fewer residuals than this are handed over one by one.
 FEWEST = 3

@@ -19,9 +19,8 @@ import numpy as np
 from jax import lax
 
 from funcgrad._jax import Literal
+from funcgrad.inspect.source.expressions import Unprintable, call, expression, packed, public_primitive, static
 from funcgrad.inspect.source.program import Equation, Program
-from funcgrad.inspect.source.static import Unprintable, public_primitive
-from funcgrad.inspect.source.trees import call, expression, packed, static
 
 #: What keywords are where they are left out, if not None.
 DEFAULTS: dict[str, Any] = {

@@ -10,10 +10,11 @@ from typing import Any
 
 from funcgrad._jax import Var
 from funcgrad.inspect.printing import lines_of
-from funcgrad.inspect.source import algebra, functions, indexing, loops, shapes
+from funcgrad.inspect.source import algebra, functions, indexing, loops, shapes, structured
 from funcgrad.inspect.source.arguments import Arguments, leaf_names
 from funcgrad.inspect.source.blocks import Block, Module
 from funcgrad.inspect.source.dead_code import without_dead_code
+from funcgrad.inspect.source.expressions import assign, constant_text, expression, function, name, static
 from funcgrad.inspect.source.lifting import Lifter
 from funcgrad.inspect.source.names import Namespace
 from funcgrad.inspect.source.outline import outline
@@ -21,8 +22,6 @@ from funcgrad.inspect.source.packing import bundles_of, packings_of, unpacking
 from funcgrad.inspect.source.program import Program, callers_first, calls_of
 from funcgrad.inspect.source.simplify import simplify
 from funcgrad.inspect.source.staging import stage
-from funcgrad.inspect.source.static import constant_text
-from funcgrad.inspect.source.trees import assign, expression, function, name, static
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
 
@@ -101,7 +100,7 @@ def written(root: Program, constants: Mapping[Var, Any], arguments: Arguments, t
     gradients = {v: leaf.place for v, leaf in arguments.gradients() if type(v) is Var and uses[v] == 1}
     places = {leaf.var: leaf.place for leaf in arguments.leaves}
     packings = packings_of(root, places, gradients, arguments.by_name), bundles_of(root)
-    module = Module(programs, packings, list(constants), {**functions.WRITERS, **loops.WRITERS})
+    module = Module(programs, packings, list(constants), {**functions.WRITERS, **loops.WRITERS, **structured.WRITERS})
     main = value_and_grad(module, root, arguments, title, has_aux)
     shown = [assign([name(module.known[v])], expression(constant_text(x))) for v, x in constants.items()]
     body = [*shown, *module.definitions, main]

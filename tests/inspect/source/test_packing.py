@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from funcgrad.inspect.printing import lines_of
+from funcgrad.inspect.source.expressions import expression
 from funcgrad.inspect.source.packing import Place, accessed, container_name, numbers_in, unpacking
-from funcgrad.inspect.source.trees import expression
 from tests.inspect.source.sources import check, code_of
 
 PATH = tuple(jax.tree_util.tree_flatten_with_path({"layers": [{"w": 1.0}]})[0][0][0])

@@ -109,21 +109,12 @@ def printed(body: Sequence[ast.stmt], room: int = WIDTH) -> list[str]:
     lines: list[str] = []
     for i, statement in enumerate(body):
         before = body[i - 1] if i else None
-        if isinstance(before, Comment):
-            opens = False
-        elif isinstance(statement, Comment):
-            opens = statement.chapter or isinstance(before, ast.FunctionDef) or heads_function(body[i:])
-        else:
-            opens = any(isinstance(x, ast.FunctionDef) for x in (before, statement))
-        if before is not None and opens:
+        code = next((x for x in body[i:] if not isinstance(x, Comment)), None)
+        is_apart = any(isinstance(x, ast.FunctionDef) for x in (before, code)) or getattr(statement, "chapter", False)
+        if is_apart and before is not None and not isinstance(before, Comment):
             lines.append("")
         lines += lines_of(statement, room)
     return lines
-
-
-def heads_function(body: Sequence[ast.stmt]) -> bool:
-    """Whether the comments at the beginning are the heading of a function."""
-    return isinstance(next((x for x in body if not isinstance(x, Comment)), None), ast.FunctionDef)
 
 
 def lines_of(node: ast.stmt, room: int = WIDTH) -> list[str]:

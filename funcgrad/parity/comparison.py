@@ -224,24 +224,14 @@ def gradient(name: str, run: Run) -> np.ndarray:
     return run.grads[name]
 
 
-def channels_last(x: np.ndarray) -> np.ndarray:
-    return np.moveaxis(x, 1, -1) if x.ndim > 2 else x
+def moved(x: np.ndarray, source: int, target: int) -> np.ndarray:
+    return np.moveaxis(x, source, target) if x.ndim > 2 else x
 
 
-def unbatched_channels_last(x: np.ndarray) -> np.ndarray:
-    return np.moveaxis(x, 0, -1) if x.ndim > 2 else x
-
-
-def batch_first(x: np.ndarray) -> np.ndarray:
-    return np.swapaxes(x, 0, 1) if x.ndim > 2 else x
-
-
-#: How torch may have laid out what jax names: alike first.
+#: How torch may have laid out what jax names: alike first, then with channels, batched or not, or the batch elsewhere.
 VIEWS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     np.asarray,
-    channels_last,
-    unbatched_channels_last,
-    batch_first,
+    *(partial(moved, source=source, target=target) for source, target in ((1, -1), (0, -1), (0, 1))),
 )
 
 

@@ -32,12 +32,6 @@ def reshard(ct, x_aval, *, concrete_mesh):
         return _jax.reshard_p.bind(ct, dst_sharding=x_aval.sharding, concrete_mesh=concrete_mesh)
 
 
-def constrain(ct, *, sharding, layout, context_mesh, unconstrained_dims):
-    return lax.sharding_constraint_p.bind(
-        ct, sharding=sharding, layout=layout, context_mesh=context_mesh, unconstrained_dims=unconstrained_dims
-    )
-
-
 def representation(ct, x_aval):
     """ct in the dtype of x's cotangents: an extended dtype is another name for the bits of the one it is made of."""
     return lax.convert_element_type(ct, x_aval.to_ct_aval().dtype)
@@ -45,7 +39,7 @@ def representation(ct, x_aval):
 
 rules = {
     _jax.device_put_p: joint(put_back),
-    lax.sharding_constraint_p: formula(constrain),
+    lax.sharding_constraint_p: formula(lambda ct, **params: lax.sharding_constraint_p.bind(ct, **params)),
     _jax.layout_constraint_p: formula(lambda ct, *, layout: _jax.layout_constraint_p.bind(ct, layout=layout)),
     _jax.reshard_p: formula(reshard),
     # tie(x, y) is y, computed after x.

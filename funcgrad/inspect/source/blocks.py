@@ -126,15 +126,16 @@ class Block:
         known = self.assigned.get(var) or self.hints.get(var) or self.returned.get(var)
         if known is not None:
             return known
-        found = []
-        for key in self.cotangents.get(var, ()):
-            for program in (self.program, *self.program.partners):
-                primal = program.primals.get(key)
-                if type(primal) is Var and primal in self.module.known:
-                    found.append(primal)
+        found = [primal for primal in self.primals(var) if primal in self.module.known]
         # What the user named comes first.
         found.sort(key=lambda primal: primal not in self.module.given)
         return f"ct_{self.module.known[found[0]]}" if found else None
+
+    def primals(self, var: Var) -> list[Var]:
+        """What a value is the cotangent of."""
+        programs = (self.program, *self.program.partners)
+        found = [program.primals.get(key) for key in self.cotangents.get(var, ()) for program in programs]
+        return [primal for primal in found if type(primal) is Var]
 
     def name_of(self, x: Any) -> str | None:
         return self.module.known.get(x) if type(x) is Var else None
@@ -142,11 +143,9 @@ class Block:
     def word(self, eqn: Equation) -> str:
         """A name for a value that the user did not name."""
         out = eqn.outputs[0]
-        for key in self.cotangents.get(out, ()):
-            for program in (self.program, *self.program.partners):
-                made = self.module.made_by.get(program.primals.get(key))  # type: ignore[arg-type]
-                if made is not None:
-                    return f"ct_{word_for(made, self.name_of, self.module.made_by)}"
+        for primal in self.primals(out):
+            if primal in self.module.made_by:
+                return f"ct_{word_for(self.module.made_by[primal], self.name_of, self.module.made_by)}"
         word = word_for(eqn, self.name_of, self.module.made_by)
         return f"ct_{word}" if out in self.pulled and not word.startswith("ct_") else word
 

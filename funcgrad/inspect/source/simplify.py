@@ -119,11 +119,8 @@ class Simplifier:
                 names.setdefault(value, names[var])
 
     def rewritten(self, eqn: Equation) -> Rewrite | None:
-        for rule in self.rules.get(eqn.name, ()):
-            result = rule(self, eqn)
-            if result is not None:
-                return result
-        return None
+        results = (rule(self, eqn) for rule in self.rules.get(eqn.name, ()))
+        return next((result for result in results if result is not None), None)
 
     def maker(self, x: Any, *names: str) -> Equation | None:
         """The equation that computes ``x``, if it is one of ``names``."""

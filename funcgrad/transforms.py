@@ -101,17 +101,26 @@ def value_and_grad(
     )
     @_jax.api_boundary
     def value_and_grad_f(*args, **kwargs):
-        partial, dynamic = split_arguments(fun, argnums, args, kwargs)
-        for leaf in jax.tree.leaves(dynamic):
-            check_input("grad", leaf, holomorphic, allow_int)
-        value, recording, signature, _, aux = run(partial, dynamic, has_aux, rules)
-        check_scalar(value)
-        check_output("grad", value, holomorphic)
-        gradient = jax.tree.unflatten(signature.in_tree, pull_back(recording, signature, _jax.one_like(value)))
-        gradient = gradient[0] if isinstance(argnums, int) else gradient
-        return ((value, aux) if has_aux else value), gradient
+        value, gradient = halves(fun, argnums, args, kwargs, has_aux, holomorphic, allow_int, rules)
+        return value, gradient()
 
     return value_and_grad_f
+
+
+def halves(fun, argnums, args, kwargs, has_aux, holomorphic, allow_int, rules) -> tuple[Any, Callable[[], Any]]:
+    """The value, with aux if there is any, and a function without arguments that computes the gradient."""
+    partial, dynamic = split_arguments(fun, argnums, args, kwargs)
+    for leaf in jax.tree.leaves(dynamic):
+        check_input("grad", leaf, holomorphic, allow_int)
+    value, recording, signature, _, aux = run(partial, dynamic, has_aux, rules)
+    check_scalar(value)
+    check_output("grad", value, holomorphic)
+
+    def gradient() -> Any:
+        found = jax.tree.unflatten(signature.in_tree, pull_back(recording, signature, _jax.one_like(value)))
+        return found[0] if isinstance(argnums, int) else found
+
+    return ((value, aux) if has_aux else value), gradient
 
 
 def grad(

@@ -109,14 +109,9 @@ def printed(body: Sequence[ast.stmt], room: int = WIDTH) -> list[str]:
     lines: list[str] = []
     for i, statement in enumerate(body):
         before = body[i - 1] if i else None
-        if isinstance(before, Comment):
-            opens = False
-        elif isinstance(statement, Comment):
-            following = next((x for x in body[i:] if not isinstance(x, Comment)), None)
-            opens = statement.chapter or any(isinstance(x, ast.FunctionDef) for x in (before, following))
-        else:
-            opens = any(isinstance(x, ast.FunctionDef) for x in (before, statement))
-        if before is not None and opens:
+        code = next((x for x in body[i:] if not isinstance(x, Comment)), None)
+        is_apart = any(isinstance(x, ast.FunctionDef) for x in (before, code)) or getattr(statement, "chapter", False)
+        if is_apart and before is not None and not isinstance(before, Comment):
             lines.append("")
         lines += lines_of(statement, room)
     return lines

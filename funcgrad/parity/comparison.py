@@ -36,7 +36,6 @@ import numpy as np
 
 from funcgrad.parity.distances import distance, largest, relative_distance, ulps
 from funcgrad.parity.modules import ModuleLoss
-from funcgrad.parity.remarks import hint, remarks
 from funcgrad.parity.report import ParityReport, Parting, Row, Verdict
 from funcgrad.parity.sides import Inputs, Run, run_jax, run_torch
 from funcgrad.rules import RuleTable
@@ -47,6 +46,8 @@ EPS32 = float(np.finfo(np.float32).eps)
 NOISE_FACTOR = 1000
 FLOOR = 64
 BUFFER_FACTOR = 8
+#: A side whose rounding is so many times the other's is told apart.
+UNEVEN = 100
 
 
 def compare(
@@ -223,24 +224,14 @@ def gradient(name: str, run: Run) -> np.ndarray:
     return run.grads[name]
 
 
-def channels_last(x: np.ndarray) -> np.ndarray:
-    return np.moveaxis(x, 1, -1) if x.ndim > 2 else x
+def moved(x: np.ndarray, source: int, target: int) -> np.ndarray:
+    return np.moveaxis(x, source, target) if x.ndim > 2 else x
 
 
-def unbatched_channels_last(x: np.ndarray) -> np.ndarray:
-    return np.moveaxis(x, 0, -1) if x.ndim > 2 else x
-
-
-def batch_first(x: np.ndarray) -> np.ndarray:
-    return np.swapaxes(x, 0, 1) if x.ndim > 2 else x
-
-
-#: How torch may have laid out what jax names: alike first.
+#: How torch may have laid out what jax names: alike first, then with channels, batched or not, or the batch elsewhere.
 VIEWS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     np.asarray,
-    channels_last,
-    unbatched_channels_last,
-    batch_first,
+    *(partial(moved, source=source, target=target) for source, target in ((1, -1), (0, -1), (0, 1))),
 )
 
 
@@ -250,3 +241,62 @@ def verdict(given: Pair, exact: Pair, apart: float, allowed: float) -> Verdict:
     if apart > allowed:
         return "mismatch"
     return "equal" if given.jax.tobytes() == given.torch.tobytes() else "rounding"
+
+
+# What a report says besides its numbers.
+
+
+def hint(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """What the difference of two gradients looks like."""
+    if not ours.any():
+        return "not used on the jax side, or its gradient is stopped there"
+    if not theirs.any():
+        return "not used on the torch side, or its gradient is stopped there"
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return ""
+    ratio = float(np.vdot(theirs, ours) / np.vdot(theirs, theirs))
+    if ours.size > 1 and distance(ours, ratio * theirs) < 1e-9 * largest([ours]):
+        return f"on the jax side {ratio:.6g} times what it is on the torch side"
+    return ""
+
+
+def remarks(report: ParityReport, evidence: Evidence) -> Iterator[str]:
+    """Notes of what the rows do not show, or not why."""
+    torch_loss, exact = evidence.sides[1], evidence.exact
+    unused = [name for name in exact.torch.unused if not exact.jax.grads[name].any()]
+    if unused:
+        yield f"Used by neither side, so nothing is known of them: {', '.join(sorted(unused))}."
+    jax_error, torch_error = (max(getattr(row, e) for row in report.leaves) for e in ("jax_error", "torch_error"))
+    if max(jax_error, torch_error) > UNEVEN * min(jax_error, torch_error) > 0:
+        worse = "jax" if jax_error > torch_error else "torch"
+        yield f"The {worse} side rounds over {UNEVEN} times as much as the other: its formula is the less stable one."
+    if any(row.verdict == "non-finite" for row in report.rows()):
+        if all(np.isfinite(x).all() for run in exact for x in (run.loss, *run.grads.values())):
+            yield f"In {report.dtype} one side overflows where the other does not."
+        else:
+            yield (
+                "What is not finite even in float64 cannot be compared. fg.find_nonfinite(jax_loss)(params, *batch) "
+                "tells where that starts on jax's side, torch.autograd.detect_anomaly on torch's."
+            )
+    if report.ok:
+        return
+    wrong = [row for row in report.leaves if not row.ok]
+    if report.loss.ok and all(row.verdict == "mismatch" for row in wrong):
+        yield (
+            "The losses agree, so it is a derivative that differs: a stopped gradient, or another convention at a kink "
+            "or a tie (rules=fg.rules.torch takes PyTorch's)."
+        )
+    if isinstance(torch_loss, ModuleLoss):
+        statistics = torch_loss.batch_statistics()
+        if statistics:
+            yield (
+                "In training mode, so by the statistics of the batch instead of those in buffers, normalise: "
+                f"{', '.join(statistics)}."
+            )
+        modules = [name for name, _ in torch_loss.module.named_modules() if name]
+        if modules and exact.jax.values.keys().isdisjoint(exact.torch.values):
+            names = ", ".join(modules[:8]) + (", ..." if len(modules) > 8 else "")
+            yield (
+                "To see where the two sides part, name values on jax's side as torch names the module that returns "
+                f"them, x = jax.ad_checkpoint.checkpoint_name(x, name): {names}."
+            )

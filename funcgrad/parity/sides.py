@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -43,15 +43,23 @@ class Named(NamedTuple):
         return self.name if self.call == 0 else f"{self.name} (call {self.call + 1})"
 
 
-@dataclass
 class Run:
     """What one side computed. Named values come in order of the way forward, cotangents in that of the way back."""
 
-    loss: np.ndarray
-    grads: dict[str, np.ndarray]
-    values: dict[Named, np.ndarray] = field(default_factory=dict)
-    cotangents: dict[Named, np.ndarray] = field(default_factory=dict)
-    unused: frozenset[str] = frozenset()
+    def __init__(self) -> None:
+        self.loss: np.ndarray
+        self.grads: dict[str, np.ndarray]
+        self.values: dict[Named, np.ndarray] = {}
+        self.cotangents: dict[Named, np.ndarray] = {}
+        self.unused: frozenset[str] = frozenset()
+        self.calls: Counter[str] = Counter()
+
+    def value(self, name: str, x: np.ndarray) -> Named:
+        """Take note of a named value."""
+        key = Named(name, self.calls[name])
+        self.calls[name] += 1
+        self.values[key] = x
+        return key
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,9 @@ def host(x: Any) -> Any:
 
 def run_jax(loss: Callable, inputs: Inputs, rules: RuleTable, dtype: Any = None, *, wide: bool = False) -> Run:
     """The jax side in ``dtype``, or as given; in nothing but float64 if ``wide``."""
-    seen = Seen()
+    run = Run()
     spelled_out = Rewrite(lambda *args, jaxpr, **_: jax.core.eval_jaxpr(jaxpr, (), *args))
-    rules = rules.override({name_p: Observed(seen), remat_p: spelled_out})
+    rules = rules.override({name_p: Observed(run), remat_p: spelled_out})
     rules = rules.override({random_bits_p: REFUSED, rng_uniform_p: REFUSED})
     if wide:
         rules = rules.override({p: in_float64(rules[p], parameter) for p, parameter in DTYPE_PARAMETERS.items()})
@@ -112,23 +120,8 @@ def run_jax(loss: Callable, inputs: Inputs, rules: RuleTable, dtype: Any = None,
         arguments = inputs.params, inputs.batch
         params, batch = jax.tree.map(lambda x: jnp.asarray(x) if is_array(x) else x, arguments)
         value, grads = value_and_grad(loss, rules=rules)(params, *batch)
-        arrays = {name: np.asarray(g) for name, g in by_name(grads).items()}
-    return Run(np.asarray(value), arrays, seen.values, seen.cotangents)
-
-
-class Seen:
-    """Named values and cotangents, as they come by."""
-
-    def __init__(self) -> None:
-        self.values: dict[Named, np.ndarray] = {}
-        self.cotangents: dict[Named, np.ndarray] = {}
-        self.calls: Counter[str] = Counter()
-
-    def value(self, name: str, x: np.ndarray) -> Named:
-        key = Named(name, self.calls[name])
-        self.calls[name] += 1
-        self.values[key] = x
-        return key
+        run.loss, run.grads = np.asarray(value), {name: np.asarray(g) for name, g in by_name(grads).items()}
+    return run
 
 
 class Observed(Rule):
@@ -136,17 +129,17 @@ class Observed(Rule):
 
     always = True
 
-    def __init__(self, seen: Seen):
-        self.seen = seen
+    def __init__(self, run: Run):
+        self.run = run
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         (x,), (tracer,) = primals, tracers
-        key = None if linear or isinstance(x, jax.core.Tracer) else self.seen.value(params["name"], np.asarray(x))
+        key = None if linear or isinstance(x, jax.core.Tracer) else self.run.value(params["name"], np.asarray(x))
         return x if tracer is None else tape.emit(self, primitive, params, key, (), tracers, x)
 
     def pullback(self, node, cts):
         if node.static is not None and not isinstance(cts[0], jax.core.Tracer):
-            self.seen.cotangents[node.static] = np.asarray(cts[0])
+            self.run.cotangents[node.static] = np.asarray(cts[0])
         return cts
 
 
@@ -191,7 +184,7 @@ NOTHING_TO_COMPARE = (
 
 def run_torch(loss: Callable, inputs: Inputs, dtype: Any = None, *, wide: bool = False) -> Run:
     """The torch side; as ``run_jax``."""
-    seen = Seen()
+    run = Run()
     if dtype is not None:
         inputs = inputs.cast(dtype)
     leaves, tree = jax.tree.flatten(inputs.params)
@@ -204,18 +197,19 @@ def run_torch(loss: Callable, inputs: Inputs, dtype: Any = None, *, wide: bool =
             settings.enter_context(default_dtype(torch.float64))
             settings.enter_context(InFloat64())
         if isinstance(loss, ModuleLoss):
-            settings.enter_context(hooked(loss.module, seen))
+            settings.enter_context(hooked(loss.module, run))
         before = torch.get_rng_state()
         value = call_torch(loss, jax.tree.unflatten(tree, tensors), batch)
         if not torch.equal(before, torch.get_rng_state()):
             raise ValueError(random_numbers(loss))
         grads = torch.autograd.grad(value, tensors, allow_unused=True)
     names = list(by_name(inputs.params))
-    unused = frozenset(name for name, g in zip(names, grads, strict=True) if g is None)
-    if len(unused) == len(names):
+    run.unused = frozenset(name for name, g in zip(names, grads, strict=True) if g is None)
+    if len(run.unused) == len(names):
         raise ValueError(NOT_A_FUNCTION_OF_PARAMS)
     arrays = [np.zeros(x.shape, x.dtype) if g is None else to_numpy(g) for x, g in zip(leaves, grads, strict=True)]
-    return Run(to_numpy(value), dict(zip(names, arrays, strict=True)), seen.values, seen.cotangents, unused)
+    run.loss, run.grads = to_numpy(value), dict(zip(names, arrays, strict=True))
+    return run
 
 
 NOT_A_FUNCTION_OF_PARAMS = (
@@ -273,7 +267,7 @@ def widened(x: Any) -> Any:
 
 
 @contextlib.contextmanager
-def hooked(module: torch.nn.Module, seen: Seen) -> Iterator[None]:
+def hooked(module: torch.nn.Module, run: Run) -> Iterator[None]:
     """Hooks on every module inside ``module`` that show its output, the first of several, and the gradient of it."""
 
     def watch(name):
@@ -281,9 +275,9 @@ def hooked(module: torch.nn.Module, seen: Seen) -> Iterator[None]:
             while isinstance(out, tuple | list) and out:
                 out = out[0]
             if isinstance(out, torch.Tensor) and out.is_floating_point():
-                key = seen.value(name, to_numpy(out))
+                key = run.value(name, to_numpy(out))
                 if out.requires_grad:
-                    out.register_hook(lambda ct: seen.cotangents.__setitem__(key, to_numpy(ct)))
+                    out.register_hook(lambda ct: run.cotangents.__setitem__(key, to_numpy(ct)))
 
         return hook
 

@@ -18,103 +18,75 @@ from funcgrad.rules.rule import formula
 from funcgrad.rules.windows import extent
 
 
-def operand_ct(
-    ct, y, x_aval, *, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
-    batch_group_count, precision, preferred_element_type,
-):  # fmt: skip
+def operand_ct(ct, y, x_aval, *, dimension_numbers, feature_group_count, batch_group_count, **how):
     """ct convolved with the mirrored kernel, strides and dilations exchanged."""
     lhs, rhs, out = dimension_numbers
     groups = max(feature_group_count, batch_group_count)
     kernel = lax.rev(convert(y, ct), rhs[2:])
     if groups > 1:
         kernel = move_groups(kernel, groups, rhs[0], rhs[1])
-    config = []
-    for n, k, m, (low, _), stride, base, dilation in zip(
-        sizes(x_aval, lhs),
-        sizes(y, rhs),
-        sizes(ct, out),
-        padding,
-        window_strides,
-        lhs_dilation,
-        rhs_dilation,
-        strict=True,
-    ):
-        before = extent(k, dilation) - 1 - low
-        config.append((before, extent(n, base) + low - extent(m, stride)))
-    x_ct = lax.conv_general_dilated(
-        ct,
-        kernel,
-        window_strides=lhs_dilation,
-        padding=config,
-        lhs_dilation=window_strides,
-        rhs_dilation=rhs_dilation,
-        dimension_numbers=lax.ConvDimensionNumbers(out, swapped(rhs), lhs),
-        feature_group_count=groups,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-        out_sharding=_jax.explicit_sharding(x_aval),
-    )
+    pads = [(k - 1 - low, n + low - m) for n, k, m, low in extents(x_aval, y, ct, dimension_numbers, **how)]
+    steps = how["lhs_dilation"], how["window_strides"], how["rhs_dilation"]
+    x_ct = convolved(ct, kernel, x_aval, steps, pads, (out, swapped(rhs), lhs), (groups, 1), **how)
     if batch_group_count > 1:
         x_ct = move_groups(x_ct, groups, lhs[1], lhs[0])
     return convert(x_ct, x_aval)
 
 
-def kernel_ct(
-    ct, x, y_aval, *, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
-    batch_group_count, precision, preferred_element_type,
-):  # fmt: skip
+def kernel_ct(ct, x, y_aval, *, dimension_numbers, feature_group_count, batch_group_count, **how):
     """The operand convolved with ct, as if the batch were the features; strides and dilations exchanged."""
     if ct.size == 0:
         return None
     lhs, rhs, out = dimension_numbers
     # What was grouped by features is grouped by batch here, and the other way around.
     feature_group_count, batch_group_count = batch_group_count, feature_group_count
-    config = []
-    for n, k, m, (low, _), stride, base, dilation in zip(
-        sizes(x, lhs),
-        sizes(y_aval, rhs),
-        sizes(ct, out),
-        padding,
-        window_strides,
-        lhs_dilation,
-        rhs_dilation,
-        strict=True,
-    ):
-        config.append((low, extent(k, dilation) + extent(m, stride) - extent(n, base) - low - 1))
+    pads = [(low, k + m - n - low - 1) for n, k, m, low in extents(x, y_aval, ct, dimension_numbers, **how)]
+    steps = how["rhs_dilation"], how["lhs_dilation"], how["window_strides"]
+    numbers = swapped(lhs), swapped(out), swapped(rhs)
 
-    def convolved(x, ct, feature_groups=feature_group_count, batch_groups=batch_group_count):
-        return lax.conv_general_dilated(
-            x,
-            ct,
-            window_strides=rhs_dilation,
-            padding=config,
-            lhs_dilation=lhs_dilation,
-            rhs_dilation=window_strides,
-            dimension_numbers=lax.ConvDimensionNumbers(swapped(lhs), swapped(out), swapped(rhs)),
-            feature_group_count=feature_groups,
-            batch_group_count=batch_groups,
-            precision=precision,
-            preferred_element_type=preferred_element_type,
-            out_sharding=_jax.explicit_sharding(y_aval),
-        )
+    def by_batch(x, ct):
+        return convolved(x, ct, y_aval, steps, pads, numbers, (feature_group_count, batch_group_count), **how)
 
     def by_features(x, ct):
-        return convolved(move_groups(x, batch_group_count, lhs[1], lhs[0]), ct, batch_group_count, 1)
+        x = move_groups(x, batch_group_count, lhs[1], lhs[0])
+        return convolved(x, ct, y_aval, steps, pads, numbers, (batch_group_count, 1), **how)
 
     x = convert(x, ct)
     if batch_group_count > 1:
         # XLA's CPU compiler takes 100 times as long over groups of a batch as over groups of features.
-        return convert(on_cpu(by_features, convolved, x, ct), y_aval)
-    return convert(convolved(x, ct), y_aval)
+        return convert(on_cpu(by_features, by_batch, x, ct), y_aval)
+    return convert(by_batch(x, ct), y_aval)
+
+
+def extents(x, y, ct, numbers, *, window_strides, padding, lhs_dilation, rhs_dilation, **_):
+    """In each dimension of space the lengths of operand, kernel and ct, dilated, and the padding before the operand."""
+    lengths = [[a.shape[d] for d in spec[2:]] for a, spec in zip((x, y, ct), numbers, strict=True)]
+    steps = lhs_dilation, rhs_dilation, window_strides
+    dilated = [map(extent, n, step) for n, step in zip(lengths, steps, strict=True)]
+    return zip(*dilated, [low for low, _ in padding], strict=True)
+
+
+def convolved(x, y, aval, steps, pads, numbers, groups, *, precision, preferred_element_type, **_):
+    """A convolution to the type of ``aval``; ``steps`` are its strides and the dilations of ``x`` and ``y``."""
+    strides, x_dilation, y_dilation = steps
+    return lax.conv_general_dilated(
+        x,
+        y,
+        window_strides=strides,
+        padding=pads,
+        lhs_dilation=x_dilation,
+        rhs_dilation=y_dilation,
+        dimension_numbers=lax.ConvDimensionNumbers(*numbers),
+        feature_group_count=groups[0],
+        batch_group_count=groups[1],
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=_jax.explicit_sharding(aval),
+    )
 
 
 def swapped(spec):
     return (spec[1], spec[0], *spec[2:])
-
-
-def sizes(x, spec):
-    """The spatial sizes of ``x`` in the order of the windows' parameters."""
-    return [x.shape[d] for d in spec[2:]]
 
 
 def move_groups(x, groups, source, target):

@@ -16,6 +16,18 @@ from funcgrad.rules.rule import broadcasting, formula, no_derivative
 mul, div, add, sub, neg, square = lax.mul, lax.div, lax.add, lax.sub, lax.neg, lax.square
 HIGHEST = lax.AccuracyMode.HIGHEST
 
+TIMES_SLOPE = {
+    "x_slope": lambda ct, x_slope: mul(ct, x_slope),
+    "y_slope": lambda ct, y_slope: mul(ct, y_slope),
+    "z_slope": lambda ct, z_slope: mul(ct, z_slope),
+}
+
+
+def by_slopes(**slopes):
+    """A rule that keeps the slopes in its operands, where to compute one back takes more than one array."""
+    return broadcasting(*[TIMES_SLOPE[name] for name in slopes], **slopes)
+
+
 # Arithmetic. A product's cotangent is computed in the operand's dtype where the product was asked for in another.
 
 
@@ -61,9 +73,7 @@ def integer_power(ct, x, *, y):
 powers = {
     lax.square_p: formula(lambda ct, x: mul(ct, mul(const(x, 2), x))),
     lax.integer_pow_p: formula(integer_power),
-    lax.pow_p: broadcasting(
-        lambda ct, x_slope: mul(ct, x_slope),
-        lambda ct, y_slope: mul(ct, y_slope),
+    lax.pow_p: by_slopes(
         x_slope=power_slope,
         y_slope=lambda x, out: mul(lax.log(nonzero(x)), out),
     ),
@@ -119,9 +129,7 @@ trigonometric = {
     lax.asin_p: formula(lambda ct, x: mul(ct, lax.rsqrt(mul(sub(const(x, 1), x), add(const(x, 1), x))))),
     lax.acos_p: formula(lambda ct, x: neg(mul(ct, lax.rsqrt(mul(sub(const(x, 1), x), add(const(x, 1), x)))))),
     lax.atan_p: formula(lambda ct, x: div(ct, add(const(x, 1), square(x)))),
-    lax.atan2_p: broadcasting(
-        lambda ct, x_slope: mul(ct, x_slope),
-        lambda ct, y_slope: mul(ct, y_slope),
+    lax.atan2_p: by_slopes(
         x_slope=lambda x, y: div(y, add(square(x), square(y))),
         y_slope=lambda x, y: neg(div(x, add(square(x), square(y)))),
     ),

@@ -1,12 +1,22 @@
-"""Slices, updates of slices, and gathers. Scatters are next door, in ``scatters``."""
+"""Slices, updates of slices, gathers and scatters.
+
+A scatter writes windows of an operand (operand 0), at indices (operand 1), from updates (operand 2): it replaces, adds,
+multiplies, or takes the smaller or larger. The gather that reads those windows is what takes a cotangent back to the
+updates.
+"""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad.rules.numbers import const
-from funcgrad.rules.rule import formula, joint
+from funcgrad._jax import set_current_trace
+from funcgrad.rules.numbers import const, full_like
+from funcgrad.rules.rule import Formula, formula, joint
+from funcgrad.rules.signature import shape_of
 
 
 def unslice(ct, x_aval, *, start_indices, limit_indices, strides):
@@ -61,9 +71,134 @@ def scatter_numbers(numbers: lax.GatherDimensionNumbers) -> lax.ScatterDimension
     )
 
 
+# Scatters.
+
+PLACE = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
+
+
+def place(params):
+    """The parameters that say where a scatter writes, without what it does there."""
+    return {name: params[name] for name in PLACE}
+
+
+def read(ct, y, z_aval, *, dimension_numbers, indices_are_sorted, unique_indices, mode, **_):
+    """The windows of ``ct`` at the indices ``y``, where updates of type ``z_aval`` go; zeros for those dropped."""
+    n = dimension_numbers
+    sizes = iter([z_aval.shape[d] for d in n.update_window_dims])
+    single = {*n.inserted_window_dims, *n.operand_batching_dims}
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=n.update_window_dims,
+        collapsed_slice_dims=n.inserted_window_dims,
+        start_index_map=n.scatter_dims_to_operand_dims,
+        operand_batching_dims=n.operand_batching_dims,
+        start_indices_batching_dims=n.scatter_indices_batching_dims,
+    )
+    return lax.gather(
+        ct,
+        y,
+        numbers,
+        [1 if d in single else next(sizes) for d in range(ct.ndim)],
+        indices_are_sorted=indices_are_sorted,
+        unique_indices=unique_indices,
+        mode=mode,
+        fill_value=0,
+    )
+
+
+# With repeated indices an update of a product has the product of the others for a slope, which is not at hand.
+
+
+def multiplied(x, y, z_aval, *, unique_indices, **params):
+    if not unique_indices:
+        raise NotImplementedError("scatter_mul gradients are only implemented if `unique_indices=True`")
+    return read(x, y, z_aval, unique_indices=True, **params)
+
+
+# Replacing. Where indices repeat it is not specified which update wins, so numbers are scattered to find the winners,
+# and both the value and the derivatives are made from these.
+
+
+def overwrite(ct, y, z_aval, **params):
+    return lax.scatter(ct, y, _jax.zeros(z_aval.to_ct_aval()), **place(params))
+
+
+def replace_by_winners(x, indices, z, **params):
+    """The scatter as a sum of the operand's entries that stay and the updates that win."""
+    numbers = numbered(z, **params)
+    written = lax.scatter(lax.full(x.shape, 0, numbers.dtype), indices, numbers, **place(params))
+    stays = lax.eq(written, const(written, 0))
+    wins = lax.eq(numbers, read(written, indices, z, **params))
+    x, z = lax.select(stays, x, full_like(x, 0)), lax.select(wins, z, full_like(z, 0))
+    return lax.scatter_add(x, indices, z, **place(params))
+
+
+def numbered(z, *, dimension_numbers, **_):
+    """The number of each window of the updates, from one, in all its entries."""
+    shape = [1 if d in dimension_numbers.update_window_dims else n for d, n in enumerate(z.shape)]
+    count = math.prod(shape)
+    dtype = np.uint32 if count < np.iinfo(np.uint32).max else np.uint64
+    return lax.add(lax.reshape(lax.iota(dtype, count), shape), lax.full(z.shape, 1, dtype))
+
+
+class Scatter(Formula):
+    """Formulas where no two updates meet, a sum of winners where some may."""
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        if params["update_jaxpr"] is not None:
+            raise NotImplementedError(
+                "x.at[i].apply(f) (lax.scatter_apply) has no derivative rule; write x.at[i].set(f(x[i])) instead"
+            )
+        if tracers[2] is None or params["unique_indices"] or is_single(primals[2], **params):
+            return super().record(tape, primitive, primals, tracers, params, linear)
+        with set_current_trace(tape):
+            return replace_by_winners(*[x if t is None else t for x, t in zip(primals, tracers, strict=True)], **params)
+
+
+def is_single(z, *, dimension_numbers, **_) -> bool:
+    """Whether the updates are one window, which meets no other."""
+    shape = shape_of(z)
+    return all(n == 1 for d, n in enumerate(shape) if d not in dimension_numbers.update_window_dims)
+
+
+# The larger or the smaller. Whoever attains the extremum, the old value included, has an equal share in its cotangent.
+
+
+def attained(x, y, z, out, **params):
+    """At each update: how many attain the extremum, and whether the old value and the update are among them."""
+    extremum, old = read(out, y, z, **params), read(x, y, z, **params)
+    x_wins, z_wins = lax.eq(old, extremum), lax.eq(z, extremum)
+    one_each = lax.convert_element_type(z_wins, x.dtype)
+    count = read(lax.scatter_add(full_like(x, 0), y, one_each, **place(params)), y, z, **params)
+    count = lax.add(count, lax.convert_element_type(x_wins, x.dtype))
+    return lax.max(count, const(count, 1)), x_wins, z_wins
+
+
+def choose(ct, y, z_aval, winners, active, **params):
+    """An equal share of ct for all who attain the extremum."""
+    count, x_wins, z_wins = winners
+    share = lax.div(read(ct, y, z_aval, **params), count)
+    x_share, z_share = [lax.select(wins, share, full_like(share, 0)) for wins in (x_wins, z_wins)]
+    # Updates that meet write the same number.
+    x_ct = lax.scatter(ct, y, x_share, **place(params)) if active[0] else None
+    return [x_ct, None, z_share if active[2] else None]
+
+
 rules = {
     lax.slice_p: formula(unslice),
     lax.dynamic_slice_p: joint(dynamic_slice, starts=lambda xs: xs[1:]),
     lax.dynamic_update_slice_p: joint(dynamic_update_slice, starts=lambda xs: xs[2:]),
     lax.gather_p: formula(gather),
+    lax.scatter_p: Scatter([overwrite, None, read], {}, broadcasts=False),
+    lax.scatter_add_p: formula(lambda ct: ct, None, read),
+    lax.scatter_sub_p: formula(
+        lambda ct: ct, None, lambda ct, y, z_aval, **params: lax.neg(read(ct, y, z_aval, **params))
+    ),
+    lax.scatter_mul_p: formula(
+        lambda ct, y, z, **params: lax.scatter_mul(ct, y, z, **place(params)),
+        None,
+        lambda ct, y, z_aval, multiplied, **params: lax.mul(read(ct, y, z_aval, **params), multiplied),
+        multiplied=multiplied,
+    ),
+    lax.scatter_min_p: joint(choose, winners=attained),
+    lax.scatter_max_p: joint(choose, winners=attained),
 }

@@ -1,11 +1,11 @@
-"""Primitives that say where a value lives: devices, memories, shardings, layouts."""
+"""Primitives that leave a value's numbers alone: they say where it lives, or tell the compiler something about it."""
 
 from __future__ import annotations
 
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad.rules.rule import formula, joint
+from funcgrad.rules.rule import formula, joint, no_derivative
 
 
 def put_back(cts, avals, *, devices, srcs, copy_semantics):
@@ -32,15 +32,22 @@ def reshard(ct, x_aval, *, concrete_mesh):
         return _jax.reshard_p.bind(ct, dst_sharding=x_aval.sharding, concrete_mesh=concrete_mesh)
 
 
-def constrain(ct, *, sharding, layout, context_mesh, unconstrained_dims):
-    return lax.sharding_constraint_p.bind(
-        ct, sharding=sharding, layout=layout, context_mesh=context_mesh, unconstrained_dims=unconstrained_dims
-    )
+def representation(ct, x_aval):
+    """ct in the dtype of x's cotangents: an extended dtype is another name for the bits of the one it is made of."""
+    return lax.convert_element_type(ct, x_aval.to_ct_aval().dtype)
 
 
 rules = {
     _jax.device_put_p: joint(put_back),
-    lax.sharding_constraint_p: formula(constrain),
+    lax.sharding_constraint_p: formula(lambda ct, **params: lax.sharding_constraint_p.bind(ct, **params)),
     _jax.layout_constraint_p: formula(lambda ct, *, layout: _jax.layout_constraint_p.bind(ct, layout=layout)),
     _jax.reshard_p: formula(reshard),
+    # tie(x, y) is y, computed after x.
+    _jax.tie_p: formula(None, lambda ct: ct),
+    _jax.stage_p: formula(lambda ct: ct),
+    _jax.xla_metadata_value_p: formula(lambda ct: ct),
+    _jax.to_edtype_p: formula(representation),
+    _jax.from_edtype_p: formula(representation),
 }
+if _jax.dce_sink_p is not None:
+    rules[_jax.dce_sink_p] = no_derivative

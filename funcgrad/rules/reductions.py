@@ -91,9 +91,5 @@ rules = {
     lax.reduce_p: Recompute(reduce_by_halves),
     lax.reduce_max_p: formula(choose, mask=chosen),
     lax.reduce_min_p: formula(choose, mask=chosen),
-    lax.argmax_p: no_derivative,
-    lax.argmin_p: no_derivative,
-    lax.reduce_and_p: no_derivative,
-    lax.reduce_or_p: no_derivative,
-    lax.reduce_xor_p: no_derivative,
+    **dict.fromkeys([lax.argmax_p, lax.argmin_p, lax.reduce_and_p, lax.reduce_or_p, lax.reduce_xor_p], no_derivative),
 }

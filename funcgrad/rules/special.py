@@ -10,21 +10,11 @@ import numpy as np
 from jax import lax
 from jax.random import random_gamma_p
 
+from funcgrad.rules.elementwise import TIMES_SLOPE, by_slopes
 from funcgrad.rules.numbers import const, convert, full_like, together
-from funcgrad.rules.rule import broadcasting, formula
+from funcgrad.rules.rule import formula
 
 add, sub, mul, div, neg, exp, log = lax.add, lax.sub, lax.mul, lax.div, lax.neg, lax.exp, lax.log
-
-TIMES_SLOPE = {
-    "x_slope": lambda ct, x_slope: mul(ct, x_slope),
-    "y_slope": lambda ct, y_slope: mul(ct, y_slope),
-    "z_slope": lambda ct, z_slope: mul(ct, z_slope),
-}
-
-
-def by_slopes(**slopes):
-    """A rule that keeps the slopes in its operands, where to compute one back takes more than one array."""
-    return broadcasting(*[TIMES_SLOPE[name] for name in slopes], **slopes)
 
 
 def raising(error, message):

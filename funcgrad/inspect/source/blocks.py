@@ -11,13 +11,11 @@ from typing import Any
 from funcgrad._jax import Literal, Var
 from funcgrad.inspect.printing import Comment, text
 from funcgrad.inspect.source import indexing, operations, structured
-from funcgrad.inspect.source.bundles import Bundle
-from funcgrad.inspect.source.containers import Packing
+from funcgrad.inspect.source.expressions import assign, dtype_text, expression, function, name, packed, scalar_text
 from funcgrad.inspect.source.names import Namespace, assigned_names, base, cotangents_in, statement_of, word_for
+from funcgrad.inspect.source.packing import Packing
 from funcgrad.inspect.source.program import Equation, Program, dtype_of
 from funcgrad.inspect.source.spelling import spelled
-from funcgrad.inspect.source.static import dtype_text, scalar_text
-from funcgrad.inspect.source.trees import assign, expression, function, name, packed
 
 SPELLINGS = {**operations.SPELLINGS, **structured.SPELLINGS, **indexing.SPELLINGS}
 #: Expressions longer than this get a name.
@@ -33,15 +31,13 @@ class Module:
     def __init__(
         self,
         functions: Sequence[Program],
-        bundles: dict[Program, Bundle],
-        packings: dict[Program, Packing],
+        packings: Sequence[Mapping[Program, Packing]],
         constants: Sequence[Var],
         writers: Mapping[str, Writer],
     ):
-        self.writers = {**dict.fromkeys(structured.EFFECTS, effect), **writers}
+        self.writers = writers
         self.names = Namespace()
         self.functions = {program: self.names.fresh(program.name or "block") for program in functions}
-        self.bundles = bundles
         self.packings = packings
         #: The names of values, in whatever function they are, and those of the values that the user named.
         self.known = {v: self.names.fresh(f"CONSTANT_{i}") for i, v in enumerate(constants)}
@@ -52,6 +48,12 @@ class Module:
         self.made_by: dict[Var, Equation] = {}
         self.defined: set[Program] = set()
         self.definitions: list[ast.stmt] = []
+
+    def packing(self, program: Program) -> Packing:
+        known = [packings[program] for packings in self.packings if program in packings]
+        return Packing(
+            [x for packing in known for x in packing.inputs], [x for packing in known for x in packing.outputs]
+        )
 
 
 class Block:
@@ -124,15 +126,16 @@ class Block:
         known = self.assigned.get(var) or self.hints.get(var) or self.returned.get(var)
         if known is not None:
             return known
-        found = []
-        for key in self.cotangents.get(var, ()):
-            for program in (self.program, *self.program.partners):
-                primal = program.primals.get(key)
-                if type(primal) is Var and primal in self.module.known:
-                    found.append(primal)
+        found = [primal for primal in self.primals(var) if primal in self.module.known]
         # What the user named comes first.
         found.sort(key=lambda primal: primal not in self.module.given)
         return f"ct_{self.module.known[found[0]]}" if found else None
+
+    def primals(self, var: Var) -> list[Var]:
+        """What a value is the cotangent of."""
+        programs = (self.program, *self.program.partners)
+        found = [program.primals.get(key) for key in self.cotangents.get(var, ()) for program in programs]
+        return [primal for primal in found if type(primal) is Var]
 
     def name_of(self, x: Any) -> str | None:
         return self.module.known.get(x) if type(x) is Var else None
@@ -140,11 +143,9 @@ class Block:
     def word(self, eqn: Equation) -> str:
         """A name for a value that the user did not name."""
         out = eqn.outputs[0]
-        for key in self.cotangents.get(out, ()):
-            for program in (self.program, *self.program.partners):
-                made = self.module.made_by.get(program.primals.get(key))  # type: ignore[arg-type]
-                if made is not None:
-                    return f"ct_{word_for(made, self.name_of, self.module.made_by)}"
+        for primal in self.primals(out):
+            if primal in self.module.made_by:
+                return f"ct_{word_for(self.module.made_by[primal], self.name_of, self.module.made_by)}"
         word = word_for(eqn, self.name_of, self.module.made_by)
         return f"ct_{word}" if out in self.pulled and not word.startswith("ct_") else word
 
@@ -250,10 +251,6 @@ class Block:
         returned = result() if result else packed(inner.all_typed(inner.program.outputs))
         self.body.append(function(own, params, [*inner.body, ast.Return(returned)]))
         return own
-
-
-def effect(block: Block, eqn: Equation) -> None:
-    block.body.append(structured.EFFECTS[eqn.name](block, eqn))
 
 
 #: How an equation is written that is a statement of its own.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from funcgrad._jax import Var
-from funcgrad.inspect.source.program import Equation, Program, callers_first, calls_of
+from funcgrad.inspect.source.program import Equation, Program, callers_first, calls_of, measure
 
 
 def without_dead_code(root: Program) -> None:
     """Drop what nothing depends on, in all programs at once: a function keeps what any of its calls uses."""
     before = None
-    while before != (before := size(root)):
+    while before != (before := measure(root)):
         needed: dict[Program, set[int]] = {root: set(range(len(root.outputs)))}
         programs = callers_first(root)
         for program in programs:
@@ -22,10 +22,6 @@ def without_dead_code(root: Program) -> None:
         for program in callers_first(root):
             program.outputs = [x for i, x in enumerate(program.outputs) if i in needed[program]]
         trim_inputs(root)
-
-
-def size(root: Program) -> int:
-    return sum(len(p.equations) + len(p.inputs) + len(p.outputs) for p in callers_first(root))
 
 
 def sweep(program: Program, needed: dict[Program, set[int]]) -> None:

@@ -1,4 +1,5 @@
-"""Functions that are called more than once: their definitions, and the calls of them."""
+"""What carries programs: calls of functions, which are defined once, and loops and branches, as ``lax.scan``,
+``lax.while_loop``, ``lax.cond`` and ``lax.switch``, with named bodies."""
 
 from __future__ import annotations
 
@@ -6,16 +7,17 @@ import ast
 from collections.abc import Sequence
 from typing import Any
 
-from funcgrad._jax import Var
-from funcgrad.inspect.source.blocks import Block, Module
-from funcgrad.inspect.source.bundles import Bundle
-from funcgrad.inspect.source.containers import Packing, accessed, numbers_in, unpacking
-from funcgrad.inspect.source.names import Namespace, base
-from funcgrad.inspect.source.program import Equation, Program
-from funcgrad.inspect.source.trees import assign, call, display, expression, function, packed
-from funcgrad.inspect.syntax import parameters_of
+import jax.numpy as jnp
+import numpy as np
 
-NO_BUNDLE, NO_PACKING = Bundle([], [], [], set()), Packing([], [])
+from funcgrad._jax import Var
+from funcgrad.inspect.printing import text
+from funcgrad.inspect.source.blocks import Block, Module
+from funcgrad.inspect.source.expressions import assign, call, display, expression, function, name, packed, static
+from funcgrad.inspect.source.names import Namespace, base, plural
+from funcgrad.inspect.source.packing import Group, accessed, numbers_in, unpacking
+from funcgrad.inspect.source.program import Equation, Program
+from funcgrad.inspect.syntax import parameters_of
 
 
 def define(module: Module, program: Program, operands: Sequence[str | None], results: Sequence[str | None]) -> str:
@@ -41,41 +43,39 @@ def define(module: Module, program: Program, operands: Sequence[str | None], res
 
 def signature(block: Block, operands: Sequence[str | None]) -> list[str]:
     """The parameters of a function; those that hold more than one input are taken apart first of all."""
-    program, module = block.program, block.module
-    bundle = module.bundles.get(program, NO_BUNDLE)
-    packing = module.packings.get(program, NO_PACKING)
-    handed = dict(zip(bundle.inputs, bundle.values, strict=False))
-    names = [
-        block.bind(v, base(module.known.get(handed[i]) if i in handed else operand))
-        for i, (v, operand) in enumerate(zip(program.inputs, operands, strict=True))
+    inputs = block.program.inputs
+    names = [block.bind(v, base(operand)) for v, operand in zip(inputs, operands, strict=True)]
+    packing = block.module.packing(block.program)
+    return [
+        names[slot] if isinstance(slot, int) else taken_apart(block, slot, [names[k] for k in slot.members])
+        for slot in packing.operands(len(names))
     ]
-    params: list[str] = []
-    for i, name in enumerate(names):
-        group = packing.member(i)
-        if group is not None and i == group.members[0]:
-            params.append(block.names.fresh(group.name))
-            members = zip(group.members, group.paths, strict=True)
-            block.body += unpacking([(names[k], expression(accessed(params[-1], path) or "")) for k, path in members])
-        elif group is None and i not in handed:
-            params.append(name)
-        elif i in handed and i == min(handed):
-            params.append(block.unpack("residuals", [names[k] for k in bundle.inputs]))
-    return params
+
+
+def taken_apart(block: Block, group: Group, names: Sequence[str]) -> str:
+    """The parameter that holds a group, whose members are given ``names``."""
+    if not group.paths:
+        return block.unpack(group.name, names)
+    whole = block.names.fresh(group.name)
+    block.body += unpacking([(x, part(whole, path)) for x, path in zip(names, group.paths, strict=True)])
+    return whole
+
+
+def part(argument: str, path: Sequence[Any]) -> ast.expr:
+    return expression(accessed(argument, path) or "")
 
 
 def returned(block: Block) -> list[ast.expr]:
-    """What a function returns: leaves of containers together, and residuals last."""
-    bundle = block.module.bundles.get(block.program, NO_BUNDLE)
-    packing = block.module.packings.get(block.program, NO_PACKING)
+    """What a function returns."""
     values = block.all_typed(block.program.outputs)
     shown = []
-    for i, value in enumerate(values):
-        group = packing.result(i)
-        if group is None and i not in bundle.outputs:
-            shown.append(value)
-        elif group is not None and i == group.members[0]:
-            shown.append(display(nested(group.paths, [values[k] for k in group.members])))
-    return [*shown, ast.Tuple([values[i] for i in bundle.outputs])] if bundle.outputs else shown
+    for slot in block.module.packing(block.program).results(len(values)):
+        if isinstance(slot, int):
+            shown.append(values[slot])
+        else:
+            members = [values[k] for k in slot.members]
+            shown.append(display(nested(slot.paths, members)) if slot.paths else ast.Tuple(members))
+    return shown
 
 
 def nested(paths: Sequence[Sequence[Any]], values: Sequence[ast.expr]) -> dict[Any, Any]:
@@ -90,48 +90,198 @@ def nested(paths: Sequence[Sequence[Any]], values: Sequence[ast.expr]) -> dict[A
 
 
 def call_of(block: Block, eqn: Equation) -> None:
-    operands, results = [block.name_of(x) for x in eqn.inputs], [block.preferred(v) for v in eqn.outputs]
-    name = define(block.module, eqn.params["program"], operands, results)
-    given = call(name, arguments(block, eqn))
-    block.body.append(assign(targets(block, eqn), given))
-
-
-def arguments(block: Block, eqn: Equation) -> list[ast.expr]:
-    """What a call passes, in the order of the function's parameters."""
-    bundle = block.module.bundles.get(eqn.params["program"], NO_BUNDLE)
-    packing = block.module.packings.get(eqn.params["program"], NO_PACKING)
-    found = []
-    for i, x in enumerate(eqn.inputs):
-        group = packing.member(i)
-        if group is not None and i == group.members[0]:
-            found.append(expression(accessed(*group.places[id(eqn)]) or ""))
-        elif group is None and (i not in bundle.inputs or i == min(bundle.inputs)):
-            found.append(block.typed(x))
-    return found
-
-
-def targets(block: Block, eqn: Equation) -> list[ast.expr]:
-    """Names for what a call returns."""
     program: Program = eqn.params["program"]
-    bundle = block.module.bundles.get(program, NO_BUNDLE)
-    packing = block.module.packings.get(program, NO_PACKING)
+    operands, results = [block.name_of(x) for x in eqn.inputs], [block.preferred(v) for v in eqn.outputs]
+    name = define(block.module, program, operands, results)
+    packing = block.module.packing(program)
+    given = call(name, [argument(block, eqn, slot) for slot in packing.operands(len(eqn.inputs))])
     hints = [base(block.name_of(x)) for x in program.outputs]
-    found: list[ast.expr] = []
-    for i, (v, hint) in enumerate(zip(eqn.outputs, hints, strict=True)):
-        group = packing.result(i)
-        if group is not None and i == group.members[0]:
-            whole = block.names.fresh(f"ct_{group.name}{numbers_in(group.places[id(eqn)])}")
-            found.append(ast.Name(whole))
-            for k, path in zip(group.members, group.paths, strict=True):
-                block.values[eqn.outputs[k]] = expression(accessed(whole, path) or "")
-        elif group is None and i not in bundle.outputs:
-            found.append(block.target(v, hint))
-    if id(eqn) in bundle.calls:
-        found.append(ast.Name(block.names.fresh("residuals")))
-        block.values.update({eqn.outputs[i]: found[-1] for i in bundle.outputs})
-    elif bundle.outputs:
-        found.append(ast.Tuple([block.target(eqn.outputs[i], hints[i]) for i in bundle.outputs]))
+    targets = [target(block, eqn, slot, hints) for slot in packing.results(len(eqn.outputs))]
+    block.body.append(assign(targets, given))
+
+
+def argument(block: Block, eqn: Equation, slot: int | Group) -> ast.expr:
+    """What a call passes."""
+    if isinstance(slot, int):
+        return block.typed(eqn.inputs[slot])
+    place = slot.places.get(id(eqn))
+    return block.typed(eqn.inputs[slot.members[0]]) if place is None else part(*place)
+
+
+def target(block: Block, eqn: Equation, slot: int | Group, hints: Sequence[str | None]) -> ast.expr:
+    """A name for what a call returns, or a tuple of names; ``hints`` are what the function calls its results."""
+    if isinstance(slot, int):
+        return block.target(eqn.outputs[slot], hints[slot])
+    if id(eqn) not in slot.places:
+        return ast.Tuple([block.target(eqn.outputs[i], hints[i]) for i in slot.members])
+    place = slot.places[id(eqn)]
+    whole = block.names.fresh(slot.name if place is None else f"ct_{slot.name}{numbers_in(place)}")
+    for i, path in zip(slot.members, slot.paths or [()] * len(slot.members), strict=True):
+        block.values[eqn.outputs[i]] = part(whole, path)
+        hint = hints[i]
+        if place is None and hint:
+            block.module.known[eqn.outputs[i]] = hint
+    return ast.Name(whole)
+
+
+# Loops and branches.
+
+#: Functions of JAX's own, which are named after what they are for.
+RENAMED = {
+    "": "", "lambda": "", "scanned_fun": "", "fori_cond_fun": "proceeds", "fori_body_fun": "advance",
+    "while_cond_fun": "proceeds", "while_body_fun": "advance", "cond_fun": "", "body_fun": "",
+}  # fmt: skip
+#: A left side longer than this is taken apart in a statement of its own.
+LONGEST_LEFT = 64
+
+
+def function_name(eqn: Equation, program: Program, default: str) -> str:
+    name = RENAMED.get(program.name, program.name) or default
+    return f"{name}_backward" if eqn.backward and not name.endswith("_backward") else name
+
+
+def parameter_names(program: Program, count: int) -> dict[Var, str]:
+    """The user's names for what a body carries, ``count`` values, and for its other inputs."""
+    parameters = parameters_of(program.source)
+    groups = [program.all_inputs[:count], program.all_inputs[count:]]
+    flat = [name for names in parameters for name in names]
+    if not groups[1] and len(parameters) > 1 and len(flat) == count:
+        parameters = [flat]  # as for the body of a fori_loop, which takes a counter and a value
+    found: dict[Var, str] = {}
+    for group, names in zip(groups, parameters, strict=False):
+        if len(group) == len(names):
+            found.update(zip(group, names, strict=True))
     return found
 
 
-WRITERS = {"call": call_of}
+def cotangent_names(block: Block, body: Program) -> dict[Var, str]:
+    """Names for the cotangents of what is carried, which a backward body carries last."""
+    for partner in body.partners:
+        carried = [v for v in partner.all_inputs[: partner.carry] if jnp.issubdtype(v.aval.dtype, np.inexact)]
+        own = body.all_inputs[: body.carry][body.carry - len(carried) :]
+        if carried and [v.aval.shape for v in own] == [v.aval.shape for v in carried]:
+            names = parameter_names(partner, partner.carry)
+            known = [names.get(v) or base(block.module.known.get(v)) for v in carried]
+            return {v: f"ct_{name}" for v, name in zip(own, known, strict=True) if name}
+    return {}
+
+
+def scan(block: Block, eqn: Equation) -> None:
+    body: Program = eqn.params["body"]
+    count = eqn.params["carry"]
+    inner = block.inner(body)
+    inner.hints.update(cotangent_names(block, body) if eqn.backward else parameter_names(body, body.carry))
+    for v, x in zip(body.inputs[count:], eqn.inputs[count:], strict=True):
+        if type(x) is Var and x in block.module.singular:
+            inner.hints[v] = block.module.singular[x]
+    params = []
+    for number, group in enumerate((body.inputs[:count], body.inputs[count:])):
+        names = [
+            inner.bind(v, carried_name(block, eqn, v) if not number else element_name(block, eqn, v)) for v in group
+        ]
+        whole = inner.unpack(("carry", "inputs")[number], names) if len(names) > 1 else "_"
+        params.append(names[0] if len(names) == 1 else whole)
+    for v, x in zip(body.inputs[:count], body.outputs[:count], strict=True):
+        if type(x) is Var and x not in inner.cotangents:
+            inner.hints.setdefault(x, base(block.module.known[v]) or "")
+
+    def result() -> ast.expr:
+        values = inner.all_typed(body.outputs)
+        return ast.Tuple([packed(values[:count]), packed(values[count:])])
+
+    step = block.define(inner, function_name(eqn, body, "step"), params, result)
+    hints = []
+    for i, (v, x) in enumerate(zip(eqn.outputs, body.outputs, strict=True)):
+        known = block.name_of(x)
+        if i < count:
+            hints.append(base(block.name_of(body.inputs[i])))
+        else:
+            hints.append(plural(base(known) or known) if known else None)
+            if known:
+                block.module.singular[v] = base(known) or known
+    given = [packed(block.all_typed(group)) for group in (eqn.inputs[:count], eqn.inputs[count:])]
+    extra = {} if eqn.inputs[count:] else {"length": eqn.params["length"]}
+    extra |= {"reverse": True} if eqn.params["reverse"] else {}
+    extra |= {"unroll": eqn.params["unroll"]} if eqn.params["unroll"] != 1 else {}
+    targets = block.targets(eqn, hints)
+    groups = [left_side(targets[:count]), left_side(targets[count:])]
+    apart = []
+    for i, word in enumerate(("carry", "stacked")):
+        if len(", ".join(map(text, groups))) > LONGEST_LEFT and len(text(groups[i])) > 20:
+            held = name(block.names.fresh(word))
+            apart.append(assign([groups[i]], held))
+            groups[i] = held
+    keywords = {key: static(value) for key, value in extra.items()}
+    block.body += [assign(groups, call("lax.scan", [name(step), *given], **keywords)), *apart]
+
+
+def left_side(names: Sequence[ast.expr]) -> ast.expr:
+    return name("_") if {text(x) for x in names} <= {"_"} else packed(names)
+
+
+def carried_name(block: Block, eqn: Equation, v: Var) -> str:
+    """What is carried has the name of what comes out, or of what goes in."""
+    i = eqn.params["body"].inputs.index(v)
+    known = block.preferred(eqn.outputs[i]) or base(block.name_of(eqn.inputs[i]))
+    return known or ("ct_sum" if eqn.backward else "state")
+
+
+def element_name(block: Block, eqn: Equation, v: Var) -> str:
+    x = eqn.inputs[eqn.params["body"].inputs.index(v)]
+    known = block.name_of(x)
+    if known is None:
+        return "ct_x" if type(x) is Var and x in block.pulled else "x"
+    return known[:-1] if known.endswith("s") and len(known) > 2 else f"{known}_t"
+
+
+def while_loop(block: Block, eqn: Equation) -> None:
+    functions: list[ast.expr] = []
+    names: list[str] = []
+    for key, default in (("cond", "proceeds"), ("body", "advance")):
+        program: Program = eqn.params[key]
+        inner = block.inner(program)
+        inner.hints.update(parameter_names(program, len(program.inputs)))
+        for v, out, x in zip(program.inputs, eqn.outputs, eqn.inputs, strict=True):
+            hint = block.preferred(out) or base(block.name_of(x))
+            if hint:
+                inner.hints.setdefault(v, hint)
+        used = program.uses()
+        names = [inner.bind(v, "state") if used[v] else "_" for v in program.inputs]
+        params = [inner.unpack("carry", names)] if len(names) > 1 else names
+        functions.append(name(block.define(inner, function_name(eqn, program, default), params)))
+    init = packed(block.all_typed(eqn.inputs))
+    outs = block.targets(eqn, [None if x == "_" else base(x) for x in names])
+    block.body.append(assign(outs, call("lax.while_loop", [*functions, init])))
+
+
+def cond(block: Block, eqn: Equation) -> None:
+    branches: Sequence[Program] = eqn.params["branches"]
+    (index,) = eqn.inputs
+    is_predicate = index.aval.dtype == np.bool_
+    functions: list[ast.expr] = []
+    for i, program in enumerate(branches):
+        default = ("on_false", "on_true")[i] if is_predicate else f"branch_{i}"
+        functions.append(name(block.define(block.inner(program), function_name(eqn, program, default), [])))
+    made = block.module.made_by.get(index) if type(index) is Var else None
+    if made is not None and made.name == "platform_index":
+        chosen = call("lax.platform_dependent", [], **by_platform(made, functions))
+    elif is_predicate:
+        chosen = call("lax.cond", [block.bare(index), *reversed(functions)])
+    else:
+        chosen = call("lax.switch", [block.typed(index), ast.List(functions)])
+    block.body.append(assign(block.targets(eqn, [None] * len(eqn.outputs)), chosen))
+
+
+def by_platform(made: Equation, functions: Sequence[ast.expr]) -> dict[str, ast.expr]:
+    """Functions by the platforms they are for."""
+    found = {}
+    for platforms, chosen in zip(made.params["platforms"], functions, strict=True):
+        found.update(dict.fromkeys(["default"] if platforms is None else platforms, chosen))
+    return found
+
+
+def platform_index(block: Block, eqn: Equation) -> None:
+    """Nothing: what chooses by it says so."""
+
+
+WRITERS = {"call": call_of, "scan": scan, "while": while_loop, "cond": cond, "platform_index": platform_index}

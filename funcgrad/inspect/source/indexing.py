@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcgrad._jax import Literal
+from funcgrad.inspect.source.expressions import call, static, static_text
 from funcgrad.inspect.source.operations import subscript
 from funcgrad.inspect.source.program import Equation
 from funcgrad.inspect.source.simplify import Rewrite, Simplifier, instead, is_value
 from funcgrad.inspect.source.spelling import Names, Spelling
-from funcgrad.inspect.source.static import static_text
-from funcgrad.inspect.source.trees import call, static
 
 MODES = {"FILL_OR_DROP": "fill", "CLIP": "clip", "PROMISE_IN_BOUNDS": "promise_in_bounds", "ONE_HOT": "one_hot"}
 #: The methods of ``x.at[i]``.
@@ -80,11 +79,14 @@ def index_of_rows(s: Simplifier, indices: Any, window: Any, dropped: Any, mapped
     made = s.maker(indices, "expand_dims", "reshape", "full")
     if made is None or made.inputs[0].aval.shape != indices.aval.shape[:-1]:
         return None
-    index = made.inputs[0]
-    wrapped = s.maker(index, "wrapped_index")
-    if wrapped is not None:
-        return wrapped.inputs[0], True
-    return index, type(index) is Literal and index.val >= 0
+    index, wraps = unwrapped(s, made.inputs[0])
+    return index, wraps or (type(index) is Literal and index.val >= 0)
+
+
+def unwrapped(s: Simplifier, index: Any, size: int | None = None) -> tuple[Any, bool]:
+    """An index as it was given, and whether it counts from the end where negative; of a dimension of ``size``."""
+    made = s.maker(index, "wrapped_index")
+    return (index, False) if made is None or size not in (None, made.params["size"]) else (made.inputs[0], True)
 
 
 def taken_part(s: Simplifier, eqn: Equation) -> Rewrite | None:
@@ -98,10 +100,8 @@ def taken_part(s: Simplifier, eqn: Equation) -> Rewrite | None:
     sizes = tuple(made.params["slice_sizes"])
     if any(sizes[i] != n for i, n in enumerate(x.aval.shape) if i != axis) or type(starts[axis]) is Literal:
         return None
-    wrapped = s.maker(starts[axis], "wrapped_index")
-    if wrapped is not None and wrapped.params["size"] == x.aval.shape[axis]:
-        return instead(eqn, "take_part", x, wrapped.inputs[0], axis=axis, wraps=True)
-    return instead(eqn, "take_part", x, starts[axis], axis=axis, wraps=False)
+    index, wraps = unwrapped(s, starts[axis], x.aval.shape[axis])
+    return instead(eqn, "take_part", x, index, axis=axis, wraps=wraps)
 
 
 def picked(s: Simplifier, eqn: Equation) -> Rewrite | None:
@@ -131,16 +131,13 @@ def along_axis(s: Simplifier, eqn: Equation) -> Rewrite | None:
     made = s.maker(indices, "expand_dims", "reshape")
     if batching != others or made is None or not others:
         return None
-    wrapped = s.maker(made.inputs[0], "wrapped_index")
-    index = made.inputs[0]
-    if tuple(index.aval.shape[i] for i in others) != tuple(shape[i] for i in others) or wrapped is None:
-        return None
-    if index.aval.shape != indices.aval.shape[:-1] or wrapped.params["size"] != shape[axis]:
+    index, wraps = unwrapped(s, made.inputs[0], shape[axis])
+    if not wraps or tuple(index.aval.shape[i] for i in others) != tuple(shape[i] for i in others):
         return None
     params = {"axis": axis, **options(eqn)}
-    if params["indices_are_sorted"] or params["unique_indices"]:
+    if index.aval.shape != indices.aval.shape[:-1] or params["indices_are_sorted"] or params["unique_indices"]:
         return None
-    return instead(eqn, "put_along" if updates else "take_along", x, wrapped.inputs[0], *updates, **params)
+    return instead(eqn, "put_along" if updates else "take_along", x, index, *updates, **params)
 
 
 def put_part(s: Simplifier, eqn: Equation) -> Rewrite | None:
@@ -151,14 +148,11 @@ def put_part(s: Simplifier, eqn: Equation) -> Rewrite | None:
     if len(axes) != 1 or y.aval.shape[axes[0]] != 1 or len(shape) != len(y.aval.shape):
         return None
     (axis,) = axes
-    wrapped = s.maker(starts[axis], "wrapped_index")
+    index, wraps = unwrapped(s, starts[axis], shape[axis])
     made = s.maker(y, "expand_dims", "reshape", "full", "broadcast_to")
-    if wrapped is None or wrapped.params["size"] != shape[axis] or made is None:
+    if not wraps or made is None or made.inputs[0].aval.shape != shape[:axis] + shape[axis + 1 :]:
         return None
-    value = made.inputs[0]
-    if value.aval.shape != shape[:axis] + shape[axis + 1 :]:
-        return None
-    return instead(eqn, "put_part", x, value, wrapped.inputs[0], axis=axis)
+    return instead(eqn, "put_part", x, made.inputs[0], index, axis=axis)
 
 
 REWRITES = {

@@ -17,12 +17,10 @@ from funcgrad._jax import ClosedJaxpr, Jaxpr, Literal, Var
 from funcgrad.inspect.source.program import Equation, Path, Program, plain_name, spread
 from funcgrad.inspect.source.staging import BACK, COTANGENT, PRIMAL, SCOPE
 
-#: Equations that stand for the program they carry, by the parameter that holds it.
+#: Equations that stand for the program they carry, the first of their parameters that is one.
 WRITTEN_OUT = {
-    "jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr",
-    "eval_jaxpr": "jaxpr", "remat_opt": "fwd_jaxpr", "custom_vmap_call": "call", "composite": "jaxpr",
-    "linear_call": "callee",
+    "jit", "pjit", "closed_call", "core_call", "call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint",
+    "eval_jaxpr", "remat_opt", "custom_vmap_call", "composite", "linear_call",
 }  # fmt: skip
 #: Equations that hand their first operand on.
 IDENTITIES = {"copy", "copy_p", "stop_gradient", "stage", "xla_metadata_value", "layout_constraint"}
@@ -164,7 +162,7 @@ class Lifter:
             k: None if k in ("sharding", "out_sharding") and is_no_sharding(v) else v for k, v in eqn.params.items()
         }
         if name in WRITTEN_OUT:
-            inner = next(params[k] for k in (WRITTEN_OUT[name], "jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
+            inner = next(subjaxprs(eqn))
             if name in ("jit", "pjit") and self.is_function(inner):
                 return self.call(where, eqn, inner, inputs)
             if name in ("checkpoint", "remat2") and params.get("differentiated") and params["prevent_cse"]:

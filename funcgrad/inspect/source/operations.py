@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcgrad._jax import Literal
+from funcgrad.inspect.source.expressions import scalar_text
 from funcgrad.inspect.source.program import Equation
 from funcgrad.inspect.source.spelling import BOUND, Names, Spelling
-from funcgrad.inspect.source.static import scalar_text
 
 # Elements.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from funcgrad._jax import Literal, Var
 from funcgrad.inspect.source.names import finishes, line_at
 from funcgrad.inspect.source.program import Equation, Program, plain_name
-from funcgrad.inspect.source.simplify import value_key
+from funcgrad.inspect.source.simplify import operation_of, type_of, value_key
 
 #: Fewer equations than this are not worth a function, however often they are repeated.
 SHORTEST = 6
@@ -46,17 +47,9 @@ def token_of(eqn: Equation) -> Any:
     """What must agree for two equations to be the same operation; wiring is another matter."""
     if eqn.has_effects or any(eqn.name != "call" for _ in eqn.programs()):
         return eqn
-    try:
-        params = frozenset(eqn.params.items())
-        hash(params)
-    except TypeError:
-        return eqn
+    operation = operation_of(eqn)
     operands = [value_key(x) if type(x) is Literal else type_of(x) for x in eqn.inputs]
-    return eqn.name, params, tuple(operands), tuple(map(type_of, eqn.outputs)), eqn.backward
-
-
-def type_of(x: Any) -> Any:
-    return getattr(x.aval, "shape", None), str(getattr(x.aval, "dtype", x.aval))
+    return eqn if operation is None else (operation, tuple(operands), eqn.backward)
 
 
 def repeated(root: Program) -> list[range] | None:
@@ -184,27 +177,21 @@ def extract(root: Program, windows: Sequence[range], partners: Sequence[Program]
             x if type(x) is Literal else fresh[x] if x in fresh else function.inputs[interface.slots[k, i]]
             for i, x in enumerate(eqn.inputs)
         ]
-        frames = eqn.frames[: len(eqn.frames) - depth]
-        new = Equation(
-            eqn.name, inputs, [fresh[v] for v in eqn.outputs], eqn.params, frames, eqn.path, eqn.backward,
-            eqn.primitive, eqn.has_effects,
-        )  # fmt: skip
+        outputs = [fresh[v] for v in eqn.outputs]
+        new = dataclasses.replace(eqn, inputs=inputs, outputs=outputs, frames=eqn.frames[: len(eqn.frames) - depth])
         new.all_outputs = [fresh.get(v, v) for v in eqn.all_outputs]
         function.equations.append(new)
     function.outputs = [function.equations[k].outputs[i] for k, i in interface.outputs]
     carry_marks(root, windows, function)
-    calls = [call_of(root, window, function, interface, windows, depth) for window in windows]
+    calls = []
+    for which, window in enumerate(windows):
+        eqns = [root.equations[at] for at in window]
+        outputs = [eqns[k].outputs[i] for k, i in interface.outputs]
+        frames = eqns[0].frames[len(eqns[0].frames) - depth :]
+        inputs = [values[which] for values in interface.inputs]
+        calls.append(Equation("call", inputs, outputs, {"program": function}, frames, eqns[0].path, eqns[0].backward))
     root.equations[windows[0].start : windows[-1].stop] = calls
     return function
-
-
-def call_of(root, window, function, interface: Interface, windows, depth: int) -> Equation:
-    which = windows.index(window)
-    eqns = [root.equations[at] for at in window]
-    outputs = [eqns[k].outputs[i] for k, i in interface.outputs]
-    frames = eqns[0].frames[len(eqns[0].frames) - depth :]
-    inputs = [values[which] for values in interface.inputs]
-    return Equation("call", inputs, outputs, {"program": function}, frames, eqns[0].path, eqns[0].backward)
 
 
 def carry_marks(root: Program, windows: Sequence[range], function: Program) -> None:

@@ -129,6 +129,14 @@ def callers_first(root: Program) -> list[Program]:
     return order[::-1]
 
 
+def measure(root: Program) -> list:
+    """What is another one when a pass has changed something."""
+    return [
+        (len(p.inputs), len(p.outputs), [(e.name, len(e.inputs), len(e.outputs)) for e in p.equations])
+        for p in callers_first(root)
+    ]
+
+
 def calls_of(root: Program) -> dict[Program, list[tuple[Program, Equation]]]:
     """The calls of every function, each with the program that it stands in."""
     found: dict[Program, list[tuple[Program, Equation]]] = {}

@@ -62,7 +62,7 @@ def reshaped(s: Simplifier, eqn: Equation) -> Rewrite | None:
     if eqn.name == "reshape" and (eqn.params.get("dimensions") is not None or eqn.params.get("sharding") is not None):
         return None
     made = s.maker(x, "reshape", "squeeze", "expand_dims")
-    if (made is not None and made.params.get("dimensions") is None) or (made is not None and made.name == "squeeze"):
+    if made is not None and (made.name == "squeeze" or made.params.get("dimensions") is None):
         source = made.inputs[0]
         if same_type(source, eqn.outputs[0]):
             return Rewrite(source)

@@ -9,7 +9,7 @@ import numpy as np
 
 from funcgrad._jax import Literal, Var
 from funcgrad.inspect.source.dead_code import without_dead_code
-from funcgrad.inspect.source.program import Equation, Program, callers_first, calls_of
+from funcgrad.inspect.source.program import Equation, Program, calls_of, measure
 
 COMMUTATIVE = {"add", "mul", "max", "min", "eq", "ne", "and", "or", "xor"}
 
@@ -20,11 +20,6 @@ def simplify(root: Program, rules: Mapping[str, Sequence[Rule]]) -> None:
     while before != (before := measure(root)):
         Simplifier(rules).program_and_functions(root)
         without_dead_code(root)
-
-
-def measure(root: Program) -> tuple:
-    programs = callers_first(root)
-    return len(programs), [[(e.name, len(e.inputs), len(e.outputs)) for e in p.equations] for p in programs]
 
 
 class Simplifier:
@@ -98,35 +93,24 @@ class Simplifier:
             if len(eqn.params["branches"]) == 2 and cast is not None and cast.inputs[0].aval.dtype == np.bool_:
                 eqn.inputs = cast.inputs
         if eqn.name == "call":
-            self.see_through(eqn)
+            function: Program = eqn.params["program"]
+            returned = zip(eqn.outputs, function.outputs, strict=True)
+            self.stand_ins.update((v, x) for v, x in returned if type(x) is Literal)
+            self.see_through(dict(zip(function.inputs, eqn.inputs, strict=True)), eqn.outputs, function.outputs)
         else:
             for inner in eqn.programs():
                 self.program(inner, known)
         if eqn.name == "scan":
-            self.stack_once(eqn)
+            first = eqn.params["carry"]
+            self.see_through({}, eqn.outputs[first:], eqn.params["body"].outputs[first:])
         program.equations.append(eqn)
         self.made_by.update(dict.fromkeys(eqn.outputs, eqn))
 
-    def see_through(self, eqn: Equation) -> None:
-        """Use what a function only hands on, returns twice or returns as a number without asking it."""
-        program: Program = eqn.params["program"]
-        given = dict(zip(program.inputs, eqn.inputs, strict=True))
-        seen: dict[Var, Var] = {}
-        for v, x in zip(eqn.outputs, program.outputs, strict=True):
-            if type(x) is Literal:
-                self.stand_ins[v] = x
-            elif x in given:
-                self.stand_ins[v] = given[x]
-            elif seen.setdefault(x, v) is not v:
-                self.stand_ins[v] = seen[x]
-
-    def stack_once(self, eqn: Equation) -> None:
-        """What a loop stacks twice."""
-        first = eqn.params["carry"]
-        seen: dict[Var, Var] = {}
-        for v, x in zip(eqn.outputs[first:], eqn.params["body"].outputs[first:], strict=True):
-            if type(x) is Var and seen.setdefault(x, v) is not v:
-                self.stand_ins[v] = seen[x]
+    def see_through(self, known: dict[Any, Any], outputs: Sequence[Var], inner: Sequence[Any]) -> None:
+        """Use what a program inside hands on, being ``known`` around it, or returns twice, without asking it."""
+        for v, x in zip(outputs, inner, strict=True):
+            if type(x) is Var and known.setdefault(x, v) is not v:
+                self.stand_ins[v] = known[x]
 
     def replace(self, program: Program, var: Var, value: Any) -> None:
         self.stand_ins[var] = value
@@ -135,11 +119,8 @@ class Simplifier:
                 names.setdefault(value, names[var])
 
     def rewritten(self, eqn: Equation) -> Rewrite | None:
-        for rule in self.rules.get(eqn.name, ()):
-            result = rule(self, eqn)
-            if result is not None:
-                return result
-        return None
+        results = (rule(self, eqn) for rule in self.rules.get(eqn.name, ()))
+        return next((result for result in results if result is not None), None)
 
     def maker(self, x: Any, *names: str) -> Equation | None:
         """The equation that computes ``x``, if it is one of ``names``."""
@@ -164,16 +145,20 @@ def key_of(eqn: Equation) -> Any:
     operands = [value_key(x) for x in eqn.inputs]
     if eqn.name in COMMUTATIVE:
         operands.sort(key=str)
+    operation = operation_of(eqn)
+    return operation and (operation, tuple(operands))
+
+
+def operation_of(eqn: Equation) -> Any:
+    """What an equation does, whatever it does it to; None if its parameters cannot be compared."""
     try:
-        params = frozenset(eqn.params.items())
-        hash(params)
+        return eqn.name, frozenset(eqn.params.items()), tuple(map(type_of, eqn.outputs))
     except TypeError:
         return None
-    return eqn.name, tuple(operands), params, tuple([(v.aval.shape, v.aval.dtype) for v in eqn.outputs if shaped(v)])
 
 
-def shaped(v: Any) -> bool:
-    return hasattr(v.aval, "shape") and hasattr(v.aval, "dtype")
+def type_of(x: Any) -> Any:
+    return getattr(x.aval, "shape", None), str(getattr(x.aval, "dtype", x.aval))
 
 
 def value_key(x: Any) -> Any:

@@ -19,9 +19,8 @@ import numpy as np
 from jax import lax
 
 from funcgrad._jax import Literal
+from funcgrad.inspect.source.expressions import Unprintable, call, expression, packed, public_primitive, static
 from funcgrad.inspect.source.program import Equation, Program
-from funcgrad.inspect.source.static import Unprintable, public_primitive
-from funcgrad.inspect.source.trees import call, expression, packed, static
 
 #: What keywords are where they are left out, if not None.
 DEFAULTS: dict[str, Any] = {
@@ -163,15 +162,8 @@ def some_of(chosen: Any, everything: Iterable[Any]) -> Any:
     return None if chosen is None or set(chosen) == set(everything) else frozenset(chosen)
 
 
-def lowest(dtype: Any) -> Any:
-    return limits(dtype)[0]
-
-
-def highest(dtype: Any) -> Any:
-    return limits(dtype)[1]
-
-
 def limits(dtype: Any) -> tuple[Any, Any]:
+    """The lowest and the highest number of a type."""
     if dtype == np.bool_:
         return False, True
     if jnp.issubdtype(dtype, np.floating):
@@ -179,4 +171,4 @@ def limits(dtype: Any) -> tuple[Any, Any]:
     return int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max)
 
 
-HELPERS = {f.__name__: f for f in (short, tuples, unless, some_of, lowest, highest)} | {"lax": lax, "np": np}
+HELPERS = {f.__name__: f for f in (short, tuples, unless, some_of, limits)} | {"lax": lax, "np": np}

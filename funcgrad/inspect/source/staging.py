@@ -13,10 +13,9 @@ from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, name_p, set_current_trace
 from funcgrad.engine.tape import TapeTracer
 from funcgrad.engine.zero import Zero
-from funcgrad.pullback import pull_back
 from funcgrad.rules import RuleTable
 from funcgrad.rules.rule import Rule, Wrapped
-from funcgrad.transforms import check_input, check_output, check_scalar, run, split_arguments
+from funcgrad.transforms import halves
 
 #: How the marks that this module leaves in a jaxpr begin.
 SCOPE, PRIMAL, COTANGENT, BACK = "funcgrad.node.", "funcgrad.primal.", "funcgrad.cotangent.", "funcgrad.back"
@@ -96,16 +95,9 @@ def stage_with(
         rest = iter(arrays)
         given = [x if s else next(rest) for x, s in zip(leaves, static, strict=True)]
         args, kwargs = jax.tree.unflatten(in_tree, given)
-        partial, dynamic = split_arguments(fun, argnums, args, kwargs)
-        for leaf in jax.tree.leaves(dynamic):
-            check_input("grad", leaf, holomorphic=False, allow_int=False)
-        value, recording, signature, _, aux = run(partial, dynamic, has_aux, rules.derived(marking))
-        check_scalar(value)
-        check_output("grad", value, holomorphic=False)
+        value, gradient = halves(fun, argnums, args, kwargs, has_aux, False, False, rules.derived(marking))
         with jax.named_scope(BACK):
-            gradient = jax.tree.unflatten(signature.in_tree, pull_back(recording, signature, _jax.one_like(value)))
-        gradient = gradient[0] if isinstance(argnums, int) else gradient
-        return ((value, aux) if has_aux else value), gradient
+            return value, gradient()
 
     arrays = [x for x, s in zip(leaves, static, strict=True) if not s]
     jaxpr, out_shape = jax.make_jaxpr(there_and_back, return_shape=True)(*arrays)

@@ -8,9 +8,9 @@ from typing import Any
 
 from funcgrad import _jax
 from funcgrad._jax import Literal, Var
+from funcgrad.inspect.source.expressions import assign, call, static
 from funcgrad.inspect.source.program import Equation
 from funcgrad.inspect.source.spelling import BOUND, Names, Spelling
-from funcgrad.inspect.source.trees import expression, static
 
 WINDOW = """window_dimensions={tuple(window_dimensions)}, window_strides={tuple(window_strides)},
     padding={tuples(padding) if np.any(padding) else None},
@@ -71,14 +71,14 @@ def ref_get(names: Names, eqn: Equation) -> ast.expr:
     return ast.Subscript(names.typed(ref), place_in(names, eqn, leaves))
 
 
-def ref_swap(block: Any, eqn: Equation) -> ast.stmt:
+def ref_swap(block: Any, eqn: Equation) -> None:
     ref, value, *leaves = eqn.inputs
     place, (out,) = place_in(block, eqn, leaves), eqn.outputs
-    if not block.uses[out]:
-        return ast.Assign([ast.Subscript(block.typed(ref), place)], block.typed(value))
-    index = Indices().visit(place)
-    swapped = expression("jax.ref.swap(ref, i, x)", ref=block.typed(ref), i=index, x=block.typed(value))
-    return ast.Assign([ast.Name(block.bind(out, "old"))], swapped)
+    if block.uses[out]:
+        given = [block.typed(ref), Indices().visit(place), block.typed(value)]
+        block.body.append(assign([block.target(out, "old")], call("jax.ref.swap", given)))
+    else:
+        block.body.append(assign([ast.Subscript(block.typed(ref), place)], block.typed(value)))
 
 
 class Indices(ast.NodeTransformer):
@@ -89,14 +89,13 @@ class Indices(ast.NodeTransformer):
         return ast.Call(ast.Name("slice"), [*ends, *([node.step] if node.step else [])], [])
 
 
-def ref_add(block: Any, eqn: Equation) -> ast.stmt:
+def ref_add(block: Any, eqn: Equation) -> None:
     ref, value, *leaves = eqn.inputs
     place = ast.Subscript(block.typed(ref), place_in(block, eqn, leaves))
-    return ast.AugAssign(place, ast.Add(), block.typed(value))
+    block.body.append(ast.AugAssign(place, ast.Add(), block.typed(value)))
 
 
-#: Operations that are run for what they do.
-EFFECTS = {"swap": ref_swap, "addupdate": ref_add}
+WRITERS = {"swap": ref_swap, "addupdate": ref_add}
 
 GROUPS = "axis_index_groups={params.get('axis_index_groups')}"
 GATHERED = f"{{short(axis_name)}}, {GROUPS}, axis={{all_gather_dimension}}, tiled={{tiled}}"
@@ -134,8 +133,8 @@ SPELLINGS: dict[str, Spelling] = {
         feature_group_count={feature_group_count}, batch_group_count={batch_group_count}, precision={precision},
         preferred_element_type={preferred_element_type}, out_sharding={params.get('out_sharding')})""",
     "reduce_window_sum": f"lax.reduce_window(x, {{x_aval.dtype}}(0), lax.add, {WINDOW})",
-    "reduce_window_max": f"lax.reduce_window(x, {{x_aval.dtype}}({{lowest(x_aval.dtype)}}), lax.max, {WINDOW})",
-    "reduce_window_min": f"lax.reduce_window(x, {{x_aval.dtype}}({{highest(x_aval.dtype)}}), lax.min, {WINDOW})",
+    "reduce_window_max": f"lax.reduce_window(x, {{x_aval.dtype}}({{limits(x_aval.dtype)[0]}}), lax.max, {WINDOW})",
+    "reduce_window_min": f"lax.reduce_window(x, {{x_aval.dtype}}({{limits(x_aval.dtype)[1]}}), lax.min, {WINDOW})",
     "reduce": "lax.reduce(first, second, {function(jaxpr, 'combine', 2)}, {tuple(dimensions)})",
     "reduce_window": f"lax.reduce_window(first, second, {{function(jaxpr, 'combine', 2)}}, {WINDOW})",
     "custom_linear_solve": f"lax.custom_linear_solve({SOLVER}, {TRANSPOSED})",

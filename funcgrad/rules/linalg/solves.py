@@ -30,25 +30,14 @@ def triangular_rhs(ct, x, *, transpose_a, **params):
     return triangular_solve_p.bind(x, ct, transpose_a=not transpose_a, **params)
 
 
-def triangular_all(ct, x, out, *, left_side, lower: bool, transpose_a, conjugate_a, unit_diagonal):
+def triangular_all(ct, x, out, **params):
     """op(x)̄ = -ȳ outᵀ, or -outᵀ ȳ where op(x) is on the right; only the triangle that was read gets it."""
-    rhs_ct = triangular_rhs(
-        ct,
-        x,
-        left_side=left_side,
-        lower=lower,
-        transpose_a=transpose_a,
-        conjugate_a=conjugate_a,
-        unit_diagonal=unit_diagonal,
-    )
-    x_ct = lax.neg(matmul(rhs_ct, transpose(out)) if left_side else matmul(transpose(out), rhs_ct))
-    x_ct = transpose(x_ct) if transpose_a else x_ct
-    x_ct = conj(x_ct) if conjugate_a else x_ct
-    return triangle(x_ct, lower, unit_diagonal), rhs_ct
-
-
-def triangle(x, is_lower, strict):
-    return lower(x, int(strict)) if is_lower else upper(x, int(strict))
+    rhs_ct = triangular_rhs(ct, x, **params)
+    x_ct = lax.neg(matmul(rhs_ct, transpose(out)) if params["left_side"] else matmul(transpose(out), rhs_ct))
+    x_ct = transpose(x_ct) if params["transpose_a"] else x_ct
+    x_ct = conj(x_ct) if params["conjugate_a"] else x_ct
+    triangle = lower if params["lower"] else upper
+    return triangle(x_ct, int(params["unit_diagonal"])), rhs_ct
 
 
 def tridiagonal_rhs(ct, x, y, z, **params):

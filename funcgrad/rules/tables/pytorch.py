@@ -171,15 +171,11 @@ def polygamma_slope(x, y):
 operations = {
     lax.abs_p: formula(absolute, slope=sign_of),
     lax.sign_p: formula(across),
-    lax.pow_p: broadcasting(
-        lambda ct, x_slope: mul(ct, x_slope),
-        lambda ct, y_slope: mul(ct, y_slope),
+    lax.pow_p: elementwise.by_slopes(
         x_slope=base_slope,
         y_slope=exponent_slope,
     ),
-    lax.atan2_p: broadcasting(
-        lambda ct, x_slope: mul(ct, x_slope),
-        lambda ct, y_slope: mul(ct, y_slope),
+    lax.atan2_p: elementwise.by_slopes(
         x_slope=lambda x, y: over_squares(x, y, y),
         y_slope=lambda x, y: lax.neg(over_squares(x, y, x)),
     ),
@@ -202,7 +198,7 @@ operations = {
     lax.digamma_p: formula(
         lambda ct, x: mul(ct, zero_where(lax.eq(x, const(x, np.inf)), special.trigamma(x))),
     ),
-    lax.polygamma_p: special.by_slopes(
+    lax.polygamma_p: elementwise.by_slopes(
         x_slope=special.rules[lax.polygamma_p].derived["x_slope"].function,
         y_slope=polygamma_slope,
     ),

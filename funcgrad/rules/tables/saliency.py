@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from jax import lax, nn
 
-from funcgrad.rules.numbers import const, full_like
+from funcgrad.rules.elementwise import masked
+from funcgrad.rules.numbers import const
 from funcgrad.rules.rule import formula
 
 
 def positive(x):
     return lax.gt(x, const(x, 0))
-
-
-def masked(ct, mask):
-    return lax.select(mask, ct, full_like(ct, 0))
 
 
 guided = {nn.relu: formula(lambda ct, on: masked(ct, lax.bitwise_and(on, positive(ct))), on=positive)}

@@ -23,9 +23,7 @@ from funcgrad.rules import (
     elementwise,
     indexing,
     ordering,
-    ragged,
     reductions,
-    scatters,
     shaping,
     special,
     windows,
@@ -39,7 +37,7 @@ from funcgrad.rules.table import RuleTable
 
 #: What of a bfloat16 backward pass is computed in it. Factorizations and special functions need more digits.
 HALVED = (
-    elementwise, shaping, reductions, contractions, ragged, indexing, scatters, windows, cumulative, convolutions,
+    elementwise, shaping, reductions, contractions, indexing, windows, cumulative, convolutions,
     ordering,
 )  # fmt: skip
 

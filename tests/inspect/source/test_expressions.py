@@ -1,13 +1,18 @@
-"""Building syntax trees from templates."""
+"""Building syntax trees from templates, constants and parameters."""
 
 from __future__ import annotations
 
 import ast
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import funcgrad as fg
 from funcgrad.inspect.printing import lines_of, text
-from funcgrad.inspect.source.trees import assign, display, expression, name, packed
+from funcgrad.inspect.source.expressions import assign, display, expression, name, packed
+from tests.inspect.source.sources import check
 
 
 def test_names_of_a_template_stand_for_other_trees():
@@ -38,3 +43,21 @@ def test_other_containers_have_no_display():
 
 def test_trees_are_standard_ones():
     assert ast.unparse(expression("x + y", x=name("z"))) == "z + y"
+
+
+def test_small_constants_are_spelled_and_large_ones_packed():
+    small, large = np.array([1.5, -2.0], np.float32), np.random.default_rng(0).normal(size=300).astype(np.float32)
+    assert "jnp.array([1.5, -2.0], jnp.float32)" in check(lambda x: jnp.sum(x * small), jnp.ones(2))
+    source = check(lambda x: jnp.sum(x * large), jnp.ones(300))
+    assert "zlib.decompress" in source
+
+
+def test_a_huge_constant_is_refused_with_advice():
+    huge = np.random.default_rng(0).normal(size=2**19)
+    with pytest.raises(ValueError, match=r"Pass it as an argument"):
+        fg.backward_source(lambda x: jnp.sum(x * huge))(1.0)
+
+
+def test_random_keys_can_be_constants():
+    key = jax.random.key(3)
+    check(lambda x: x * jax.random.normal(key), 2.0)

@@ -1,4 +1,5 @@
-"""Containers, such as a layer's parameters, passed to a function instead of the leaves that it takes from them."""
+"""What functions are passed together: containers, such as a layer's parameters, instead of the leaves that are taken
+from them, and residuals, which a function returns for its backward half alone."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ import jax
 
 from funcgrad._jax import Var
 from funcgrad.inspect.printing import WIDTH, lines_of
+from funcgrad.inspect.source.expressions import assign, name, packed, static_text
 from funcgrad.inspect.source.program import Equation, Program, calls_of
-from funcgrad.inspect.source.static import static_text
-from funcgrad.inspect.source.trees import assign, name, packed
+
+#: Fewer residuals than this are handed over one by one.
+FEWEST = 3
 
 
 class Place(NamedTuple):
@@ -23,27 +26,37 @@ class Place(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Operands, or results, of a function that are leaves of one container, which is another one in every call.
+    """Operands, or results, of a function that are passed as one value: a container, or a tuple.
 
-    ``members`` are their numbers, ``paths`` the keys that lead to each in the container. ``places`` are the containers'
-    by the identity of the call.
+    ``members`` are their numbers, ``paths`` the keys that lead to each in the container; none for a tuple. ``places``
+    are, by the identity of the call, the containers', which is another one in every call; of results in a tuple, it has
+    the calls whose tuple is not taken apart.
     """
 
     name: str
     members: list[int]
     paths: list[tuple[Any, ...]]
-    places: dict[int, Place]
+    places: Mapping[int, Any]
 
 
 class Packing(NamedTuple):
+    """How a function's operands and results are passed. What is in no group is passed by itself."""
+
     inputs: list[Group]
     outputs: list[Group]
 
-    def member(self, number: int) -> Group | None:
-        return next((group for group in self.inputs if number in group.members), None)
+    def operands(self, count: int) -> list[int | Group]:
+        return slots(self.inputs, count)
 
-    def result(self, number: int) -> Group | None:
-        return next((group for group in self.outputs if number in group.members), None)
+    def results(self, count: int) -> list[int | Group]:
+        """Tuples come last."""
+        return sorted(slots(self.outputs, count), key=lambda slot: isinstance(slot, Group) and not slot.paths)
+
+
+def slots(groups: Sequence[Group], count: int) -> list[int | Group]:
+    """What ``count`` values are passed as, in order: numbers, and groups where the first of their members would be."""
+    known = {k: group for group in groups for k in group.members}
+    return [known.get(i, i) for i in range(count) if i not in known or i == min(known[i].members)]
 
 
 def packings_of(
@@ -143,3 +156,59 @@ def unpacking(pairs: Sequence[tuple[str, ast.expr]]) -> list[ast.stmt]:
 
 def fits(statement: ast.stmt) -> bool:
     return len(lines_of(statement, WIDTH - 4)) == 1
+
+
+# Residuals.
+
+
+def bundles_of(root: Program) -> dict[Program, Packing]:
+    """How residuals are passed by the functions that hand them over, and by those that take them."""
+    calls = calls_of(root)
+    found: dict[Program, Packing] = {}
+    for function, sites in calls.items():
+        pairs = [handed_over(program, eqn) for program, eqn in sites]
+        for taker in {use.taker: None for pair in pairs for use in pair.values()}:
+            giving = [pair for pair in pairs if any(use.taker is taker for use in pair.values())]
+            outputs = [i for i, use in giving[0].items() if use.taker is taker]
+            outputs = [i for i in outputs if all(i in pair and pair[i].to == giving[0][i].to for pair in giving)]
+            inputs = [giving[0][i].number for i in outputs]
+            # Every call of the taker must get all of them from one call of the function.
+            one_call = all(len({id(pair[i].call) for i in outputs}) == 1 for pair in giving)
+            complete = one_call and len(calls[taker]) == len(giving) and len(set(inputs)) == len(inputs)
+            if len(outputs) >= FEWEST and complete and taker is not function and not {taker, function} & set(found):
+                whole = {id(eqn): None for (_, eqn), pair in zip(sites, pairs, strict=True) if pair in giving}
+                found[function] = Packing([], [Group("residuals", outputs, [], whole)])
+                found[taker] = Packing([Group("residuals", inputs, [], {})], [])
+    return found
+
+
+class Use(NamedTuple):
+    """What uses a value: a call, and the number of its operand."""
+
+    call: Equation
+    number: int
+
+    @property
+    def taker(self) -> Program:
+        return self.call.params["program"]
+
+    @property
+    def to(self) -> tuple[Program, int]:
+        return self.taker, self.number
+
+
+def handed_over(program: Program, eqn: Equation) -> dict[int, Use]:
+    """The outputs of an equation, by number, that are used in a single call and nowhere else."""
+    users: dict[Var, list[Use]] = {}
+    for other in program.equations:
+        for i, x in enumerate(other.inputs):
+            if type(x) is Var:
+                users.setdefault(x, []).append(Use(other, i))
+    elsewhere = {x for x in program.outputs if type(x) is Var}
+    elsewhere |= {v for other in program.equations for inner in other.programs() for v in inner.free()}
+    found = {}
+    for i, v in enumerate(eqn.outputs):
+        uses = users.get(v, [])
+        if v not in elsewhere and len(uses) == 1 and uses[0].call.name == "call":
+            found[i] = uses[0]
+    return found

@@ -8,7 +8,7 @@ from jax.ad_checkpoint import Offloadable
 from jax.core import eval_jaxpr
 from jax.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p, remat_opt_p
 from jax.dtypes import extended
-from jax.interpreters.ad import UndefinedPrimal, add_jaxvals, add_jaxvals_p
+from jax.interpreters.ad import UndefinedPrimal, add_jaxvals_p
 from jax.interpreters.ad import Zero as JaxZero
 from jax.interpreters.ad import primitive_jvps as foreign_jvps
 from jax.interpreters.ad import primitive_transposes as foreign_transposes
@@ -20,7 +20,7 @@ from funcgrad._jax.compat import CHOLESKY_IS_OF_LOWER, ClosedJaxpr, bind_dischar
 from funcgrad._jax.compat import empty_scan, inlines_early, jit_inlines, scan_layout, scan_params
 from funcgrad._jax.compat import log2_p, one_minus_square_p, pbroadcast_dynamic_p, polynomial_p
 from funcgrad._jax.cotangents import PERTURBED, accumulator, deliver, is_symbolic_zero
-from funcgrad._jax.equations import close, effects_refused_by_remat, eval_inlining, is_for_debugging, is_plain, opened
+from funcgrad._jax.equations import close, effects_refused_by_remat, is_for_debugging, is_plain, opened
 from funcgrad._jax.equations import rebind, ref_uses, trace_to_jaxpr, unnamed, without_dead_code, write_out
 from funcgrad._jax.equations import policy_decision, transfers
 from funcgrad._jax.names import all_gather_reduced, api_boundary, argnums_partial, ArrayCopySemantics

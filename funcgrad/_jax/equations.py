@@ -15,12 +15,10 @@ from funcgrad._jax.compat import ClosedJaxpr
 from funcgrad._jax.names import (
     UNSPECIFIED,
     DynamicJaxprTrace,
-    Literal,
     Primitive,
     ReadEffect,
     RefEffect,
     convert_constvars_jaxpr,
-    current_scope,
     current_source,
     ensure_enum,
     inline_jaxpr_into_trace,
@@ -119,18 +117,3 @@ def rebind(eqn, values: Sequence[Any], scope, **changed: Any) -> list[Any]:
     with context_of(eqn, scope):
         outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params({**eqn.params, **changed}))
     return list(outs) if eqn.primitive.multiple_results else [outs]
-
-
-def eval_inlining(program, primitive, args) -> list[Any]:
-    """Evaluate ``program`` with the calls of ``primitive`` in it, at any depth of such calls, spelled out."""
-    env = dict(zip((*program.jaxpr.constvars, *program.jaxpr.invars), (*program.consts, *args), strict=True))
-    scope = current_scope()
-    for eqn in program.jaxpr.eqns:
-        values = [x.val if type(x) is Literal else env[x] for x in eqn.invars]
-        if eqn.primitive is primitive:
-            with context_of(eqn, scope):
-                outs = eval_inlining(eqn.params["jaxpr"], primitive, values)
-        else:
-            outs = rebind(eqn, values, scope)
-        env.update(zip(eqn.outvars, outs, strict=True))
-    return [x.val if type(x) is Literal else env[x] for x in program.jaxpr.outvars]

@@ -34,17 +34,6 @@ class Flow:
     def is_used_once(self, x: Var) -> bool:
         return len(self.uses.get(x, ())) == 1 and x not in self.returned
 
-    def ancestors(self, xs: Sequence[Any], done: Collection[int] = ()) -> set[int]:
-        """The equations that ``xs`` depend on, but for those that are ``done``."""
-        found: set[int] = set()
-        rest = [x for x in xs if type(x) is not Literal]
-        while rest:
-            k = self.maker.get(rest.pop())
-            if k is not None and k not in done and k not in found:
-                found.add(k)
-                rest += [x for x in self.eqns[k].invars if type(x) is not Literal]
-        return found
-
     def terms(self, k: int) -> tuple[list[Any], list[int]]:
         """What cotangents equation ``k`` adds up, and the equations that do, later ones first."""
         terms: list[Any] = []

@@ -9,19 +9,13 @@ import pytest
 from jax import lax
 
 import funcgrad as fg
-from funcgrad.inspect.formulas import aliases, formula_text, text_of
+from funcgrad.inspect.formulas import derived_text, formula_text, saved_names
 from funcgrad.rules import Formula, elementwise, formula, joint, no_derivative, special
 from funcgrad.rules.numbers import const, is_complex, nonzero
 from funcgrad.rules.rule import as_rule
 from tests.rules.examples import examples
 
 table = fg.rules.default
-
-
-def derived_text(rule):
-    """What a rule computes on the way forward in order to save it, as text."""
-    derived = getattr(rule, "derived", {})
-    return {name: text_of(s.function) for name, s in derived.items() if name not in aliases(rule)}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +44,7 @@ def test_rule_reads_as_in_a_textbook(primitive, texts):
 
 def test_operand_without_derivative_reads_zero():
     assert formula_text(table[lax.scatter_add_p])[:2] == ["ct", "0"]
-    assert formula_text(no_derivative) == []
+    assert formula_text(no_derivative) == saved_names(no_derivative) == []
 
 
 def test_every_rule_has_a_text_in_one_line():
@@ -167,6 +161,14 @@ def test_function_without_source_reads_by_its_name():
     assert formula_text(formula(names["made"])) == ["made(ct, x)"]
 
 
+def test_saved_names_are_what_signatures_ask_for():
+    assert saved_names(table[lax.mul_p]) == ["y", "x"]
+    assert saved_names(table[lax.reshape_p]) == []
+    assert saved_names(table[lax.dynamic_slice_p]) == ["starts"]
+    assert saved_names(table[lax.sort_p]) == ["places"]
+    assert saved_names(table[lax.linalg.svd_p]) == ["outs"]
+
+
 def test_what_is_saved_under_another_name_reads_as_what_it_is():
     rule = formula(lambda ct, kept: ct * kept, kept=lambda x, out: out)
-    assert formula_text(rule) == ["ct * out"] and derived_text(rule) == {}
+    assert formula_text(rule) == ["ct * out"] and saved_names(rule) == ["out"] and derived_text(rule) == {}

@@ -8,6 +8,8 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from funcgrad._jax import Literal, Var
 from funcgrad.inspect.printing import Comment, text
 from funcgrad.inspect.source import indexing, operations, structured
@@ -90,7 +92,11 @@ class Block:
     # What operations are written in terms of.
 
     def bare(self, x: Any) -> ast.expr:
-        return expression(scalar_text(x.val)) if type(x) is Literal else self.values[x]
+        if type(x) is not Literal:
+            return self.values[x]
+        # JAX takes a Python integer for one of 32 bits.
+        is_wide = isinstance(dtype_of(x), np.dtype) and dtype_of(x).kind in "iu" and abs(int(x.val)) >= 2**31
+        return self.typed(x) if is_wide else expression(scalar_text(x.val))
 
     def typed(self, x: Any) -> ast.expr:
         if type(x) is Literal:

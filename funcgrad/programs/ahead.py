@@ -11,10 +11,9 @@ from typing import Any
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import Literal
-from funcgrad.programs.evaluation import evaluate
+from funcgrad._jax import Literal, Var
 from funcgrad.programs.flow import independent_of, size, slice_program, taking
-from funcgrad.programs.loop import Loop
+from funcgrad.programs.loop import Loop, program
 from funcgrad.programs.thresholds import AHEAD
 
 
@@ -38,22 +37,21 @@ def ahead(loop: Loop) -> Loop:
         return loop
     constants = taking(slice_program(loop.body, [eqn.invars[1] for eqn in products]), jaxpr.invars[: loop.num_fixed])
 
-    def before(*operands: Any) -> list[Any]:
-        first = evaluate(loop.before, *operands)
-        stacks = [
-            over_steps(eqn, first[elements[eqn.invars[0]]], constant)
-            for eqn, constant in zip(products, evaluate(constants, *first[: loop.num_fixed]), strict=True)
-        ]
-        return [*first[: loop.num_first], *stacks, *first[loop.num_first :]]
-
+    first = loop.before.jaxpr.outvars
+    eqns, fixed_values = loop.first_of(constants)
+    stacks = [Var(_jax.stacked_aval(loop.length, eqn.outvars[0].aval)) for eqn in products]
+    for eqn, constant, stack in zip(products, fixed_values, stacks, strict=True):
+        eqns.append(over_steps(eqn, first[elements[eqn.invars[0]]], constant, stack))
+    outvars = [*first[: loop.num_first], *stacks, *first[loop.num_first :]]
     return loop._replace(
-        before=_jax.trace_to_jaxpr(before, loop.before.in_avals, _jax.unnamed(loop.body)),
+        before=program(loop.before, loop.before.jaxpr.invars, outvars, [*loop.before.jaxpr.eqns, *eqns]),
         body=slice_program(loop.body, jaxpr.outvars, [eqn.outvars[0] for eqn in products]),
     )
 
 
-def over_steps(product: Any, stack: Any, constant: Any) -> Any:
-    """The stack of the products of all elements with a constant."""
+def over_steps(product: Any, elements: Var, constant: Any, stack: Var) -> Any:
+    """The equation that makes the stack of the products of all elements with a constant."""
     (left, right), _ = product.params["dimension_numbers"]
     numbers = ((tuple([d + 1 for d in left]), right), ((), ()))
-    return _jax.rebind(product, [stack, constant], _jax.current_scope(), dimension_numbers=numbers)[0]
+    params = {**product.params, "dimension_numbers": numbers}
+    return product.replace(invars=[elements, constant], outvars=[stack], params=params)

@@ -8,17 +8,17 @@ others have to be stacked. So as many steps are taken together as make stacks of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import Var, add_jaxvals_p
-from funcgrad.programs.evaluation import evaluate, inline_jits
+from funcgrad.programs.evaluation import inline_jits, program_of, spelled
 from funcgrad.programs.flow import Flow, independent_of, size, slice_program, taking
 from funcgrad.programs.in_place import in_place
-from funcgrad.programs.loop import Loop
+from funcgrad.programs.loop import Loop, program
 from funcgrad.programs.thresholds import DEFER_STEPS
 
 #: What may be done to a product, one array of it, before it is added: it is done to the sum of the products as well.
@@ -111,29 +111,38 @@ def defer(loop: Loop, sums: Collection[int]) -> Loop:
         sums = [total(i, x) if i in products else next(carried) for i, x in enumerate(carry)]
         return [*sums, *results[kept : len(results) - len(extra)]]
 
-    def before(*operands: Any) -> list[Any]:
-        return [
-            lax.reshape(x, (x.shape[0] // steps, steps, *x.shape[1:])) if last <= i < loop.num_first else x
-            for i, x in enumerate(evaluate(loop.before, *operands))
-        ]
-
-    known = len(loop.before.out_avals) - loop.num_first + loop.num_carry
-
-    def after(*given: Any) -> list[Any]:
-        stacks = [lax.reshape(x, (x.shape[0] * steps, *x.shape[2:])) for x in given[known:]]
-        return evaluate(loop.after, *given[:known], *stacks)
-
     avals = [*body.in_avals[:last], *(_jax.stacked_aval(steps, aval) for aval in body.in_avals[last:])]
     chunk = _jax.trace_to_jaxpr(run, avals, body.jaxpr.debug_info)
-    info, length = _jax.unnamed(body), loop.length // steps
-    stacks = [_jax.stacked_aval(length, aval) for aval in chunk.out_avals[loop.num_carry :]]
-    return loop._replace(
-        before=_jax.trace_to_jaxpr(before, loop.before.in_avals, info),
-        body=chunk,
-        after=_jax.trace_to_jaxpr(after, [*loop.after.in_avals[:known], *stacks], info),
-        length=length,
-        unroll=1,
-    )
+    first_values, length = loop.before.jaxpr.outvars, loop.length // steps
+    stacks, cut_eqns = each(cut_up, first_values[last : loop.num_first], steps)
+    outvars = [*first_values[:last], *stacks, *first_values[loop.num_first :]]
+    before = program(loop.before, loop.before.jaxpr.invars, outvars, [*loop.before.jaxpr.eqns, *cut_eqns])
+    known = len(first_values) - loop.num_first + loop.num_carry
+    given = loop.after.jaxpr.invars[:known]
+    pieces = [Var(_jax.stacked_aval(length, aval)) for aval in chunk.out_avals[loop.num_carry :]]
+    whole, join_eqns = each(joined, pieces)
+    eqns, results = spelled(loop.after, [*given, *whole])
+    after = program(loop.after, [*given, *pieces], results, [*join_eqns, *eqns])
+    return loop._replace(before=before, body=chunk, after=after, length=length, unroll=1)
+
+
+def each(function: Callable, values: Sequence[Any], *static: Any) -> tuple[list[Any], list[Any]]:
+    """What ``function`` makes of each of ``values``, and the equations that do."""
+    found, eqns = [], []
+    for x in values:
+        own, (out,) = spelled(program_of(function, x.aval, *static), [x])
+        found.append(out)
+        eqns += own
+    return found, eqns
+
+
+def cut_up(x: Any, steps: int) -> Any:
+    """A stack as a stack of stacks of ``steps`` elements."""
+    return lax.reshape(x, (x.shape[0] // steps, steps, *x.shape[1:]))
+
+
+def joined(x: Any) -> Any:
+    return lax.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]))
 
 
 def steps_at_once(length: int, ratio: float) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, jit_p
@@ -37,33 +40,51 @@ def run_here() -> Run:
     return lambda eqn, values: _jax.rebind(eqn, values, scope)
 
 
+def renamed(eqn: Any, env: dict[Any, Any], scope: Any = None) -> Any:
+    """An equation of variables that are known in ``env``, with outputs of its own, inside of ``scope``."""
+    invars = [x if type(x) is Literal else env.get(x, x) for x in eqn.invars]
+    outvars = [x if isinstance(x, _jax.DropVar) else env.setdefault(x, Var(x.aval)) for x in eqn.outvars]
+    source = eqn.source_info
+    if scope is not None:
+        source = source.replace(name_stack=scope + source.name_stack)
+    return eqn.replace(invars=invars, outvars=outvars, source_info=source)
+
+
+def spelled(program: ClosedJaxpr, atoms: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The equations and outputs of ``program`` for ``atoms``, to stand in another program of the same constants."""
+    env = dict(zip(program.jaxpr.invars, atoms, strict=True))
+    eqns = [renamed(eqn, env) for eqn in program.jaxpr.eqns]
+    return eqns, [x if type(x) is Literal else env.get(x, x) for x in program.jaxpr.outvars]
+
+
+@functools.lru_cache(maxsize=1024)
+def program_of(function: Callable, aval: Any, *static: Any) -> ClosedJaxpr:
+    """The program of ``function(x, *static)`` for an ``x`` of type ``aval``; for functions of a module, made once."""
+    return jax.make_jaxpr(lambda x: function(x, *static))(aval)
+
+
 def inline_jits(program: ClosedJaxpr) -> ClosedJaxpr:
     """``program`` with its jitted calls spelled out, at any depth of such calls."""
     if not any(eqn.primitive is jit_p for eqn in program.jaxpr.eqns):
         return program
     constvars, consts, eqns = list(program.jaxpr.constvars), list(program.consts), []
-    env: dict[Any, Any] = {}
 
     def append(eqn: Any, env: dict[Any, Any], scope: Any) -> None:
-        """Append an equation whose variables have the names ``env``, where they have other names."""
-        invars = [x if type(x) is Literal else env.get(x, x) for x in eqn.invars]
         if eqn.primitive is not jit_p:
-            if scope is not None:
-                outvars = [x if isinstance(x, _jax.DropVar) else env.setdefault(x, Var(x.aval)) for x in eqn.outvars]
-                source = eqn.source_info.replace(name_stack=scope + eqn.source_info.name_stack)
-                eqn = eqn.replace(outvars=outvars, source_info=source)
-            eqns.append(eqn.replace(invars=invars))
+            eqns.append(renamed(eqn, env, scope))
             return
         inner, within = eqn.params["jaxpr"], eqn.source_info.name_stack
         fresh = [Var(v.aval) for v in inner.jaxpr.constvars]
         constvars.extend(fresh)
         consts.extend(inner.consts)
+        invars = [x if type(x) is Literal else env.get(x, x) for x in eqn.invars]
         inside = dict(zip((*inner.jaxpr.constvars, *inner.jaxpr.invars), (*fresh, *invars), strict=True))
         for each in inner.jaxpr.eqns:
             append(each, inside, within if scope is None else scope + within)
         outs = [x if type(x) is Literal else inside[x] for x in inner.jaxpr.outvars]
         env.update(zip(eqn.outvars, outs, strict=True))
 
+    env: dict[Any, Any] = {}
     for eqn in program.jaxpr.eqns:
         append(eqn, env, None)
     outvars = [x if type(x) is Literal else env.get(x, x) for x in program.jaxpr.outvars]

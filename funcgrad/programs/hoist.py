@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
-from funcgrad import _jax
-from funcgrad._jax import Literal
-from funcgrad.programs.evaluation import evaluate
+from funcgrad._jax import Literal, Var
+from funcgrad.programs.evaluation import spelled
 from funcgrad.programs.flow import independent_of, slice_program, taking, with_outputs
-from funcgrad.programs.loop import Loop
+from funcgrad.programs.loop import Loop, program
 
 
 def hoist(loop: Loop, outputs: Collection[int]) -> Loop:
@@ -21,22 +19,14 @@ def hoist(loop: Loop, outputs: Collection[int]) -> Loop:
         return loop
     once = taking(slice_program(loop.body, list(moved.values())), jaxpr.invars[: loop.num_fixed])
     body = with_outputs(loop.body, [v for i, v in enumerate(jaxpr.outvars) if i not in moved])
-    known = len(loop.before.out_avals) - loop.num_first
-
-    def before(*operands: Any) -> list[Any]:
-        first = evaluate(loop.before, *operands)
-        return [*first, *evaluate(once, *first[: loop.num_fixed])]
-
-    def after(*given: Any) -> list[Any]:
-        single, results = iter(given[known : known + len(moved)]), iter(given[known + len(moved) :])
-        outs = [next(single) if i in moved else next(results) for i in range(len(jaxpr.outvars))]
-        return evaluate(loop.after, *given[:known], *outs)
-
-    info, avals = _jax.unnamed(loop.body), loop.after.in_avals
-    rest = [aval for i, aval in enumerate(avals[known:]) if i not in moved]
-    handed = [*avals[:known], *once.out_avals, *rest]
-    return loop._replace(
-        before=_jax.trace_to_jaxpr(before, loop.before.in_avals, info),
-        body=body,
-        after=_jax.trace_to_jaxpr(after, handed, info),
+    eqns, values = loop.first_of(once)
+    before = program(
+        loop.before, loop.before.jaxpr.invars, [*loop.before.jaxpr.outvars, *values], [*loop.before.jaxpr.eqns, *eqns]
     )
+    known = len(loop.before.out_avals) - loop.num_first
+    given = loop.after.jaxpr.invars
+    single = {given[known + i]: Var(v.aval) for i, v in moved.items()}
+    rest = [v for v in given[known:] if v not in single]
+    eqns, outs = spelled(loop.after, [single.get(v, v) for v in given])
+    after = program(loop.after, [*given[:known], *single.values(), *rest], outs, eqns)
+    return loop._replace(before=before, body=body, after=after)

@@ -9,7 +9,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Var
-from funcgrad.programs.evaluation import evaluate
+from funcgrad.programs.evaluation import evaluate, spelled
 
 
 class Loop(NamedTuple):
@@ -58,6 +58,10 @@ class Loop(NamedTuple):
     def num_first(self) -> int:
         """How many values the first step takes, stacks among them."""
         return len(self.body.in_avals)
+
+    def first_of(self, part: ClosedJaxpr) -> tuple[list[Any], list[Any]]:
+        """The equations and outputs of a program of the fixed values, to be done in ``before``."""
+        return spelled(part, self.before.jaxpr.outvars[: self.num_fixed])
 
     def run(self, *operands: Any) -> list[Any]:
         """Run the loop: its results, as ``after`` returns them."""

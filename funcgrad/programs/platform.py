@@ -7,6 +7,7 @@ transposed weights at half the speed (``turn``). Neither is so elsewhere, so oth
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,11 +30,22 @@ def on_cpu(cpu: Callable[..., Any], default: Callable[..., Any], *operands: Any)
 
 def choice(cpu: ClosedJaxpr, default: ClosedJaxpr, operands: Sequence[Any], outs: Sequence[Var]) -> list[Any]:
     """The equations of ``on_cpu`` for two programs as they are: to trace them again would take longer than all else."""
-    stand_in = lambda *_: zeros_of(cpu.out_avals)  # noqa: E731
-    run = lambda *xs: on_cpu(stand_in, stand_in, *xs)  # noqa: E731
-    *before, eqn = _jax.trace_to_jaxpr(run, cpu.in_avals, cpu.jaxpr.debug_info).jaxpr.eqns
-    params = {**eqn.params, "branches": (cpu, default)}
-    return [*before, eqn.replace(invars=[eqn.invars[0], *operands], outvars=list(outs), params=params)]
+    index, cond = equations_of_choice()
+    at, here = Var(index.outvars[0].aval), default.jaxpr.eqns[-1]
+    place = {"source_info": here.source_info, "ctx": here.ctx}
+    params = {**cond.params, "branches": (cpu, default)}
+    return [
+        index.replace(outvars=[at], **place),
+        cond.replace(invars=[at, *operands], outvars=list(outs), params=params, **place),
+    ]
+
+
+@functools.cache
+def equations_of_choice() -> tuple[Any, Any]:
+    """What JAX writes for ``platform_dependent``: which of the platforms it is, and a conditional of that."""
+    same = lambda x: x  # noqa: E731
+    index, cond = jax.make_jaxpr(lambda x: lax.platform_dependent(x, cpu=same, default=same))(0.0).eqns
+    return index, cond
 
 
 def zeros_of(avals: Sequence[Any]) -> list[Any]:

@@ -11,12 +11,11 @@ from typing import Any
 
 from jax import lax
 
-from funcgrad import _jax
 from funcgrad._jax import Literal, Var
-from funcgrad.programs.evaluation import evaluate
+from funcgrad.programs.evaluation import program_of
 from funcgrad.programs.flow import Flow, size
 from funcgrad.programs.loop import Loop, program
-from funcgrad.programs.platform import choice, on_cpu
+from funcgrad.programs.platform import choice
 from funcgrad.programs.thresholds import TURN_ROWS, TURN_STACKS, TURN_STEPS
 
 
@@ -44,16 +43,29 @@ def turn(loop: Loop) -> Loop:
         eqns += by_platform(loop, eqn, turned[weights]) if weights in found else [eqn]
     invars = [*jaxpr.invars[: loop.num_fixed], *turned.values(), *jaxpr.invars[loop.num_fixed :]]
 
-    def before(*operands: Any) -> list[Any]:
-        first = evaluate(loop.before, *operands)
-        weights = [on_cpu(transposed, zeros_of_transposed, first[i]) for i in found.values()]
-        return [*first[: loop.num_fixed], *weights, *first[loop.num_fixed :]]
-
+    first, done = loop.before.jaxpr.outvars, list(loop.before.jaxpr.eqns)
+    weights = [first[i] for i in found.values()]
+    copies = [Var(v.aval) for v in turned.values()]
+    for matrix, copy in zip(weights, copies, strict=True):
+        done += choice(program_of(transposed, matrix.aval), program_of(nothing, matrix.aval), [matrix], [copy])
     return loop._replace(
-        before=_jax.trace_to_jaxpr(before, loop.before.in_avals, _jax.unnamed(loop.body)),
+        before=program(
+            loop.before,
+            loop.before.jaxpr.invars,
+            [*first[: loop.num_fixed], *copies, *first[loop.num_fixed :]],
+            done,
+        ),
         body=program(loop.body, invars, jaxpr.outvars, eqns),
         num_fixed=loop.num_fixed + len(found),
     )
+
+
+def transposed(x: Any) -> Any:
+    return lax.transpose(x, (1, 0))
+
+
+def nothing(x: Any) -> Any:
+    return lax.full_like(x, 0, shape=x.shape[::-1])
 
 
 def by_platform(loop: Loop, product: Any, turned: Var) -> list[Any]:
@@ -63,17 +75,8 @@ def by_platform(loop: Loop, product: Any, turned: Var) -> list[Any]:
     (out,) = product.outvars
     on_cpu = product.replace(invars=[x, turned], params={**product.params, "dimension_numbers": ((left, (0,)), batch)})
     operands = [x, weights, turned] if type(x) is not Literal else [weights, turned]
-    return choice(
-        program(loop.body, operands, [out], [on_cpu]), program(loop.body, operands, [out], [product]), operands, [out]
-    )
-
-
-def transposed(x: Any) -> Any:
-    return lax.transpose(x, (1, 0))
-
-
-def zeros_of_transposed(x: Any) -> Any:
-    return lax.full_like(x, 0, shape=x.shape[::-1])
+    cpu, default = (program(loop.body, operands, [out], [eqn]) for eqn in (on_cpu, product))
+    return choice(cpu, default, operands, [out])
 
 
 def contracts_last(eqn: Any, weights: Any) -> bool:

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 from jax.sharding import PartitionSpec
 
 import funcgrad as fg
-from funcgrad.engine.split import Split
-from funcgrad.rules.control.carrier import Halves
+from funcgrad._jax import typeof
+from funcgrad.engine.split import Split, split
+from funcgrad.programs.memo import memo
+from funcgrad.rules.control.carrier import Carrier, Halves, present, spread
 from tests.agreement import assert_same
 
 N = 16
@@ -142,3 +146,56 @@ def test_nothing_stays_of_a_program_that_is_gone(name):
 def made():
     """How many programs there are split."""
     return sum(isinstance(x, Split | Halves) for x in gc.get_objects())
+
+
+# A carrier of another primitive, as CONTRIBUTING.md tells it.
+
+
+called_p = Primitive("called")
+called_p.multiple_results = True
+
+
+@called_p.def_impl
+def run_called(*xs, jaxpr):
+    return jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *xs)
+
+
+called_p.def_abstract_eval(lambda *_, jaxpr: jaxpr.out_avals)
+mlir.register_lowering(called_p, mlir.lower_fun(run_called, multiple_results=True))
+
+
+@memo
+def split_call(program, activity, rules):
+    return Halves(split(program, activity, rules))
+
+
+class Called(Carrier):
+    formula = "the backward half of the function"
+
+    def halves(self, tape, params, activity):
+        return split_call(params["jaxpr"], activity, tape.rules)
+
+    def forward(self, halves, primitive, primals, params):
+        results = primitive.bind(*primals, **{**params, "jaxpr": halves.split.forward})
+        return results[: len(halves.out_avals)], halves.split.residuals(primals, results)
+
+    def backward(self, node, halves, cts, ct_avals, wanted):
+        program, mask = halves.split.backward(tuple(map(typeof, node.residuals)), ct_avals, wanted)
+        return spread(node.primitive.bind(*node.residuals, *present(cts), **{**node.params, "jaxpr": program}), mask)
+
+
+def test_a_carrier_of_another_primitive_says_only_what_is_its_own():
+    rules = fg.rules.default.override({called_p: Called()})
+    program = jax.make_jaxpr(lambda x, w: jnp.tanh(x) * w)(X, X)
+
+    def loss(call):
+        return lambda x, w: jnp.sum(call(x, w) ** 2)
+
+    def called(x, w):
+        return called_p.bind(x, w, jaxpr=program)[0]
+
+    expected = jax.grad(loss(lambda x, w: jnp.tanh(x) * w), (0, 1))(X, X)
+    assert_same(fg.grad(loss(called), (0, 1), rules=rules)(X, X), expected, 1e-6)
+    assert_same(jax.jit(fg.grad(loss(called), (0, 1), rules=rules))(X, X), expected, 1e-6)
+    steps = fg.explain(loss(called), rules=rules)(X, X).steps
+    assert [step.primitive for step in steps if step.depth == 1] == ["mul", "tanh"]

@@ -1,0 +1,62 @@
+"""What depends on what in a program."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from funcgrad.programs.flow import Flow, fixpoint, independent_of, slice_program, with_outputs
+from tests.agreement import assert_same
+
+X = jnp.arange(3.0)
+
+
+def program_of(f, *args):
+    return jax.make_jaxpr(f)(*args)
+
+
+def test_what_depends_on_no_varying_input_is_fixed():
+    program = program_of(lambda w, x: (lax.sin(w), lax.cos(w) * x, 1.0), X, X)
+    fixed = independent_of(program, [1])
+    assert [type(v) is type(program.jaxpr.invars[0]) and v in fixed for v in program.jaxpr.outvars] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_slice_computes_what_is_wanted_and_nothing_else():
+    program = program_of(lambda x: (lax.sin(x), lax.cos(lax.exp(x))), X)
+    part = slice_program(program, program.jaxpr.outvars[1:])
+    assert [eqn.primitive for eqn in part.eqns] == [lax.exp_p, lax.cos_p]
+    given = slice_program(program, program.jaxpr.outvars[1:], [program.eqns[1].outvars[0]])
+    assert [eqn.primitive for eqn in given.eqns] == [lax.cos_p]
+    assert_same(tuple(jax.core.eval_jaxpr(given.jaxpr, given.consts, X, X)), (jnp.cos(X),))
+
+
+def test_other_outputs_are_variables_of_the_program():
+    program = program_of(lambda x: lax.cos(lax.exp(x)), X)
+    middle = with_outputs(program, [program.eqns[0].outvars[0]])
+    assert_same(tuple(jax.core.eval_jaxpr(middle.jaxpr, middle.consts, X)), (jnp.exp(X),))
+
+
+def test_a_sum_of_ten_thousand_cotangents_has_as_many_terms():
+    from jax.interpreters.ad import add_jaxvals_p
+
+    def f(x):
+        total = x
+        for _ in range(9_999):
+            total = add_jaxvals_p.bind(total, lax.neg(x))
+        return total
+
+    program = program_of(f, X)
+    terms, sums = Flow(program).terms(len(program.eqns) - 1)
+    assert (len(terms), len(sums)) == (10_000, 9_999)
+
+
+@pytest.mark.parametrize("start", [(True, False, False), (False, True, False)])
+def test_a_fixpoint_grows_until_nothing_is_added(start):
+    after = lambda mask: (mask[0], mask[0] or mask[1], mask[1])  # noqa: E731
+    assert fixpoint(start, after) == (start[0], True, True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.core import AbstractValue
+from jax.tree_util import PyTreeDef
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace, take_current_trace
@@ -18,7 +20,9 @@ from funcgrad.engine.zero import Zero
 STATIC = (AbstractValue, Leaf, Zero, bool, int, float, complex, str, type(None))
 
 
-def record(fun: Callable, primals: Sequence[Any], in_tree: Any, has_aux: bool, rules: Any):
+def record(
+    fun: Callable[..., Any], primals: Sequence[Any], in_tree: PyTreeDef, has_aux: bool, rules: Any
+) -> tuple[Any, Recording, Signature, Any]:
     """Run ``fun`` on the tape.
 
     ``primals`` are the leaves of the arguments, whose tree is ``in_tree``. Returns the output, the recording and
@@ -45,7 +49,8 @@ def record(fun: Callable, primals: Sequence[Any], in_tree: Any, has_aux: bool, r
             recording = Recording.of(tape, [*out_slots, *content_slots])
             del tape
         out_avals = [_jax.typeof(x) for x in values]
-    signature = Signature(in_tree, out_tree, avals, out_avals, in_slots, out_slots, content_slots, fun)
+    name = getattr(fun, "__name__", str(fun))
+    signature = Signature(in_tree, out_tree, avals, out_avals, in_slots, out_slots, content_slots, name)
     return jax.tree.unflatten(out_tree, values), recording, signature, aux
 
 
@@ -58,23 +63,21 @@ def pair(out: Any) -> tuple[Any, Any]:
     return out[0], out[1]
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Signature:
     """The static side of a pullback: trees, types and slots of what goes in and out of the function.
 
     For an argument leaf that is a reference ``content_slots`` has the slot of what it holds in the end, otherwise None.
     """
 
-    __slots__ = ("content_slots", "in_avals", "in_slots", "in_tree", "name", "out_avals", "out_slots", "out_tree")
-
-    def __init__(self, in_tree, out_tree, in_avals, out_avals, in_slots, out_slots, content_slots, fun):
-        self.in_tree = in_tree
-        self.out_tree = out_tree
-        self.in_avals = in_avals
-        self.out_avals = out_avals
-        self.in_slots = in_slots
-        self.out_slots = out_slots
-        self.content_slots = content_slots
-        self.name = getattr(fun, "__name__", str(fun))
+    in_tree: PyTreeDef
+    out_tree: PyTreeDef
+    in_avals: Sequence[Any]
+    out_avals: Sequence[Any]
+    in_slots: Sequence[int | None]
+    out_slots: Sequence[int | None]
+    content_slots: Sequence[int | None]
+    name: str
 
 
 @jax.tree_util.register_pytree_node_class
@@ -138,20 +141,20 @@ class Pullback:
                 "If that value is a tuple, pass a tuple: pullback((a, b)), not pullback(a, b)."
             )
         if targets is None:
-            return jax.tree.unflatten(sig.in_tree, pull_back(self.recording(), sig, ct))
+            return tuple(jax.tree.unflatten(sig.in_tree, pull_back(self.recording(), sig, ct)))
         pairs = list(zip(sig.content_slots, targets, strict=True))
         contents = [(slot, target[...]) for slot, target in pairs if slot is not None and _jax.is_ref_value(target)]
         asked = zip(sig.in_slots, targets, strict=True)
         unwanted = [slot for slot, target in asked if slot is not None and isinstance(target, _jax.DontWant)]
         cts = pull_back(self.recording(), sig, ct, contents, unwanted)
         cts = [_jax.deliver(x_ct, target, slot is not None) for x_ct, (slot, target) in zip(cts, pairs, strict=True)]
-        return jax.tree.unflatten(sig.in_tree, cts)
+        return tuple(jax.tree.unflatten(sig.in_tree, cts))
 
-    def tree_flatten(self):
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return (self.args_res, self.opaque_residuals), (self._recording, self._leaves, self.signature)
 
     @classmethod
-    def tree_unflatten(cls, static, children):
+    def tree_unflatten(cls, static: tuple[Any, ...], children: Sequence[Any]) -> Pullback:
         pullback = object.__new__(cls)
         pullback._recording, pullback._leaves, pullback.signature = static
         pullback.args_res, pullback.opaque_residuals = children

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,8 @@ def sgd(params: Params, grads: Params, step_size: jax.typing.ArrayLike) -> Param
     {'b': Array(0.5, dtype=float32), 'w': Array(0., dtype=float32)}
     """
 
-    def step(param, grad):
+    def step(param: Any, grad: Any) -> jax.Array:
         return jnp.subtract(param, step_size * grad).astype(jnp.result_type(param))
 
-    return jax.tree.map(step, params, grads)
+    stepped: Params = jax.tree.map(step, params, grads)
+    return stepped

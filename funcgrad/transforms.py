@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcgrad import _jax
-from funcgrad.pullback import Pullback, pull_back, record
+from funcgrad.engine.recording import Recording
+from funcgrad.pullback import Pullback, Signature, pull_back, record
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
 
 __all__ = ["grad", "hessian", "hvp", "jacrev", "value_and_grad", "vjp"]
 
+#: What a function takes, what it returns, and what it returns besides.
+P = ParamSpec("P")
+Out = TypeVar("Out")
+Aux = TypeVar("Aux")
 
+
+@overload
+def vjp(
+    fun: Callable[..., Out], *primals: Any, has_aux: Literal[False] = False, rules: RuleTable | None = None
+) -> tuple[Out, Pullback]: ...
+@overload
+def vjp(
+    fun: Callable[..., tuple[Out, Aux]], *primals: Any, has_aux: Literal[True], rules: RuleTable | None = None
+) -> tuple[Out, Pullback, Aux]: ...
+@overload
+def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool, rules: RuleTable | None = None) -> tuple[Any, ...]: ...
 @_jax.api_boundary
-def vjp(fun: Callable, *primals: Any, has_aux: bool = False, rules: RuleTable | None = None):
+def vjp(
+    fun: Callable[..., Any], *primals: Any, has_aux: bool = False, rules: RuleTable | None = None
+) -> tuple[Any, ...]:
     """The value of ``fun`` and its pullback, the reverse-mode derivative at ``primals``.
 
     Args:
@@ -46,7 +64,9 @@ def vjp(fun: Callable, *primals: Any, has_aux: bool = False, rules: RuleTable | 
     return (out, pullback, aux) if has_aux else (out, pullback)
 
 
-def run(fun: Callable, primals: tuple, has_aux: bool, rules: RuleTable | None):
+def run(
+    fun: Callable[..., Any], primals: tuple[Any, ...], has_aux: bool, rules: RuleTable | None
+) -> tuple[Any, Recording, Signature, list[Any], Any]:
     """Record ``fun`` at ``primals``. Returns the output, the recording, its signature, the primals' leaves and aux."""
     _jax.check_callable(fun)
     leaves, tree = jax.tree.flatten(primals)
@@ -61,14 +81,14 @@ def checked(x: Any) -> Any:
 
 
 def value_and_grad(
-    fun: Callable,
+    fun: Callable[P, Out],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
     *,
     rules: RuleTable | None = None,
-) -> Callable:
+) -> Callable[P, tuple[Out, Any]]:
     """A function that returns both the value of the scalar function ``fun`` and its gradient.
 
     Args:
@@ -100,14 +120,23 @@ def value_and_grad(
         argnums=argnums,
     )
     @_jax.api_boundary
-    def value_and_grad_f(*args, **kwargs):
+    def value_and_grad_f(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         value, gradient = halves(fun, argnums, args, kwargs, has_aux, holomorphic, allow_int, rules)
         return value, gradient()
 
     return value_and_grad_f
 
 
-def halves(fun, argnums, args, kwargs, has_aux, holomorphic, allow_int, rules) -> tuple[Any, Callable[[], Any]]:
+def halves(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    has_aux: bool,
+    holomorphic: bool,
+    allow_int: bool,
+    rules: RuleTable | None,
+) -> tuple[Any, Callable[[], Any]]:
     """The value, with aux if there is any, and a function without arguments that computes the gradient."""
     partial, dynamic = split_arguments(fun, argnums, args, kwargs)
     for leaf in jax.tree.leaves(dynamic):
@@ -124,14 +153,14 @@ def halves(fun, argnums, args, kwargs, has_aux, holomorphic, allow_int, rules) -
 
 
 def grad(
-    fun: Callable,
+    fun: Callable[P, Any],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
     *,
     rules: RuleTable | None = None,
-) -> Callable:
+) -> Callable[P, Any]:
     """A function that returns the gradient of the scalar function ``fun``.
 
     Arguments and errors are those of ``value_and_grad``. The result has the structure, shapes and dtypes of the
@@ -150,7 +179,7 @@ def grad(
         argnums=argnums,
     )
     @_jax.api_boundary
-    def grad_f(*args, **kwargs):
+    def grad_f(*args: Any, **kwargs: Any) -> Any:
         value, gradient = value_and_grad_f(*args, **kwargs)
         return (gradient, value[1]) if has_aux else gradient
 
@@ -158,14 +187,14 @@ def grad(
 
 
 def jacrev(
-    fun: Callable,
+    fun: Callable[P, Any],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
     *,
     rules: RuleTable | None = None,
-) -> Callable:
+) -> Callable[P, Any]:
     """A function that returns the Jacobian of ``fun``, row by row with reverse mode.
 
     Arguments are those of ``value_and_grad``, except that ``fun`` may return any pytree of arrays. For an output leaf
@@ -184,7 +213,7 @@ def jacrev(
         docstr="Jacobian of {fun} with respect to positional argument(s) {argnums}. Takes the arguments of {fun}.",
         argnums=argnums,
     )
-    def jacobian_f(*args, **kwargs):
+    def jacobian_f(*args: Any, **kwargs: Any) -> Any:
         partial, dynamic = _jax.argnums_partial(fun, argnums, args, kwargs)
         for leaf in jax.tree.leaves(dynamic):
             check_input("jacrev", leaf, holomorphic, allow_int)
@@ -203,13 +232,13 @@ def jacrev(
 
 
 def hessian(
-    fun: Callable,
+    fun: Callable[P, Any],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
     *,
     rules: RuleTable | None = None,
-) -> Callable:
+) -> Callable[P, Any]:
     """A function that returns the Hessian of ``fun``, forward mode over reverse mode.
 
     For an output leaf of shape ``s`` and input leaves of shapes ``t`` and ``u`` the result holds an array of shape
@@ -223,7 +252,9 @@ def hessian(
     return jax.jacfwd(gradient, argnums, has_aux=has_aux, holomorphic=holomorphic)
 
 
-def hvp(fun: Callable, primals: Sequence[Any], tangents: Sequence[Any], *, rules: RuleTable | None = None) -> Any:
+def hvp(
+    fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], *, rules: RuleTable | None = None
+) -> Any:
     """The product of the Hessian of the scalar function ``fun`` with a vector, without forming the Hessian.
 
     Args:
@@ -247,7 +278,9 @@ def hvp(fun: Callable, primals: Sequence[Any], tangents: Sequence[Any], *, rules
     return product
 
 
-def split_arguments(fun: Callable, argnums: Any, args: Sequence[Any], kwargs: dict) -> tuple[Callable, tuple]:
+def split_arguments(
+    fun: Callable[..., Any], argnums: int | Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """``fun`` as a function of its arguments at ``argnums`` alone, and those arguments."""
     highest = argnums if isinstance(argnums, int) else max(argnums, default=-1)
     if highest >= len(args):
@@ -255,7 +288,8 @@ def split_arguments(fun: Callable, argnums: Any, args: Sequence[Any], kwargs: di
             f"differentiating with respect to {argnums=} requires at least {highest + 1} positional arguments to be "
             f"passed by the caller, but got only {len(args)} positional arguments."
         )
-    return _jax.argnums_partial(fun, argnums, args, kwargs)
+    partial, dynamic = _jax.argnums_partial(fun, argnums, args, kwargs)
+    return partial, dynamic
 
 
 def check_input(name: str, x: Any, holomorphic: bool, allow_int: bool) -> None:

@@ -22,7 +22,7 @@ def jitted(function: Any) -> Any:
     return function if isinstance(function, JittedFunction) else None
 
 
-def static_names(function) -> frozenset[str]:
+def static_names(function: Any) -> frozenset[str]:
     """The arguments that a jitted function was told are static, by name or by number: it says so nowhere in public."""
     told = function._jit_info
     numbered = enumerate(inspect.signature(function).parameters.values())
@@ -30,7 +30,7 @@ def static_names(function) -> frozenset[str]:
     return frozenset((*told.static_argnames, *by_number))
 
 
-def is_own_program(program) -> bool:
+def is_own_program(program: ClosedJaxpr) -> bool:
     """Whether a jitted function's program was traced from the function, and not made of such a program by batching."""
     return program.jaxpr.debug_info.result_paths is not None
 
@@ -57,7 +57,7 @@ def known_batchings() -> Iterator[tuple[ClosedJaxpr, Any, tuple[int | None, ...]
 
 
 @weakref_lru_cache
-def batching_of(program) -> tuple[ClosedJaxpr, Batching] | None:
+def batching_of(program: ClosedJaxpr) -> tuple[ClosedJaxpr, Batching] | None:
     """The program that ``program`` is the batched form of, and how; None where that is not known any more.
 
     Whatever was batched is batched again and compared: by its text, for under other settings JAX makes it anew.

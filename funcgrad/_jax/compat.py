@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,10 +14,10 @@ from jax._src.lax import lax, parallel
 from jax._src.state import discharge
 from jax.ref import AbstractRef
 
-from funcgrad._jax.names import UNSPECIFIED
+from funcgrad._jax.names import UNSPECIFIED, Primitive
 
 if TYPE_CHECKING:
-    from jax.extend.core import ClosedJaxpr
+    from jax.extend.core import ClosedJaxpr as ClosedJaxpr
 else:
     # Another name of Jaxpr since 0.11, gone in 0.12. Importing jax.extend takes longer than importing funcgrad.
     ClosedJaxpr = getattr(core, "ClosedJaxpr", core.Jaxpr)
@@ -41,13 +41,13 @@ except ImportError:  # before 0.11
     flattree = tree_util.FlatTree
 
 
-def flat_tree(*groups):
+def flat_tree(*groups: Any) -> Any:
     """JAX's flat tree of lists of values, each a list or a flat tree already."""
     trees = tuple([flattree.flatten_list(g) if isinstance(g, list) else g for g in groups])
     return trees[0] if len(trees) == 1 else flattree.pack(trees)
 
 
-def scan_layout(params) -> tuple[int, int]:
+def scan_layout(params: Mapping[str, Any]) -> tuple[int, int]:
     """How many constants and how many carries a scan has."""
     if "num_consts" in params:  # before 0.11
         return params["num_consts"], params["num_carry"]
@@ -59,10 +59,11 @@ def scan_layout(params) -> tuple[int, int]:
 def empty_scan() -> dict[str, Any]:
     """The parameters of some scan."""
     (equation,) = jax.make_jaxpr(lambda: jax.lax.scan(lambda c, _: (c, None), 0.0, None, length=1))().eqns
-    return equation.params
+    params: dict[str, Any] = equation.params
+    return params
 
 
-def scan_params(params, body, num_consts: int, num_carry: int) -> dict[str, Any]:
+def scan_params(params: Mapping[str, Any], body: ClosedJaxpr, num_consts: int, num_carry: int) -> dict[str, Any]:
     """The parameters of a scan with another body, of so many constants and carries."""
     new = {**params, "jaxpr": body}
     if "num_consts" in params:  # before 0.11
@@ -72,7 +73,7 @@ def scan_params(params, body, num_consts: int, num_carry: int) -> dict[str, Any]
     return new | {"ft_in": flat_tree(consts, carry, elements), "ft_out": flat_tree(carry, outs)}
 
 
-def jit_inlines(params) -> bool:
+def jit_inlines(params: Mapping[str, Any]) -> bool:
     """Whether a jit equation is to be written out, and asks for no shardings or layouts that would be lost by it."""
     inline = params["inline"]
     # A flag, and since 0.11 one of several ways.
@@ -84,7 +85,7 @@ def jit_inlines(params) -> bool:
     return not any(params["in_layouts"]) and not any(params["out_layouts"])
 
 
-def inlines_early(function) -> bool:
+def inlines_early(function: Any) -> bool:
     """Whether a jitted function is written out where it is called inside another.
 
     Since 0.11.2 that is no longer what ``inline=True`` asks for, but ``inline=Inline.JAX_EARLY``.
@@ -93,14 +94,16 @@ def inlines_early(function) -> bool:
     return inline if isinstance(inline, bool) else inline.name == "JAX_EARLY"
 
 
-def call_bwd(bwd, *args) -> Sequence[Any]:
+def call_bwd(bwd: Any, *args: Any) -> Sequence[Any]:
     """Call the backward rule of a ``custom_vjp`` function: a cotangent for each argument of the function."""
-    results = bwd.call_wrapped(*args)
+    results: Sequence[Any] = bwd.call_wrapped(*args)
     # Since 0.12 they come with logs.
     return results[0] if hasattr(ad, "CustomBwdWithAccums") else results
 
 
-def bind_discharged(primitive, chosen: Sequence[bool], values: Sequence[Any], params) -> tuple[Sequence[Any], Any]:
+def bind_discharged(
+    primitive: Primitive, chosen: Sequence[bool], values: Sequence[Any], params: Mapping[str, Any]
+) -> tuple[Sequence[Any], Any]:
     """Bind ``primitive`` with the contents of references in the place of those chosen: last contents, outputs."""
     avals = [AbstractRef(core.typeof(x)) if c else core.typeof(x) for x, c in zip(values, chosen, strict=True)]
     if hasattr(discharge, "DischargeContext"):  # since 0.11.1

@@ -13,16 +13,16 @@ from funcgrad._jax.types import is_ref_value
 PERTURBED = JVPTracer(None, 0.0, 0.0)
 
 
-def is_symbolic_zero(x) -> bool:
+def is_symbolic_zero(x: Any) -> bool:
     return isinstance(x, Zero)
 
 
-def accumulator(aval, wanted: bool):
+def accumulator(aval: Any, wanted: bool) -> GradAccum:
     """What a hijax primitive's ``vjp_bwd`` adds a cotangent to."""
     return ValAccum(aval) if wanted else NullAccum(aval)
 
 
-def deliver(ct, target, replace: bool) -> Any:
+def deliver(ct: Any, target: Any, replace: bool) -> Any:
     """Give a cotangent to what asked for it; returns what stands in its place."""
     if isinstance(target, DontWant | NullAccum):
         return DidntWant()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.ad_checkpoint import Recompute
+from jax.ad_checkpoint import Offloadable, Recompute
 from jax.debug import DebugEffect, OrderedDebugEffect
 from jax.interpreters.partial_eval import dce_jaxpr, trace_to_jaxpr_dynamic
 
@@ -15,6 +15,7 @@ from funcgrad._jax.compat import ClosedJaxpr
 from funcgrad._jax.names import (
     UNSPECIFIED,
     DynamicJaxprTrace,
+    Jaxpr,
     Primitive,
     ReadEffect,
     RefEffect,
@@ -32,7 +33,7 @@ from funcgrad._jax.names import (
 from funcgrad._jax.scopes import context_of
 
 
-def trace_to_jaxpr(fun: Callable[..., Sequence[Any]], in_avals: Sequence[Any], info) -> ClosedJaxpr:
+def trace_to_jaxpr(fun: Callable[..., Sequence[Any]], in_avals: Sequence[Any], info: Any) -> ClosedJaxpr:
     """Stage ``fun`` of flat arguments out to a closed jaxpr. ``info`` is the ``DebugInfo`` it is to carry."""
     wrapped = wrap_init(fun, debug_info=info.with_unknown_names())
     jaxpr, _, consts = trace_to_jaxpr_dynamic(wrapped, list(in_avals))
@@ -44,55 +45,62 @@ def unnamed(program: ClosedJaxpr) -> Any:
     return program.jaxpr.debug_info.with_unknown_names()
 
 
-def close(jaxpr):
+def close(jaxpr: Jaxpr) -> ClosedJaxpr:
     """A closed jaxpr of a jaxpr without constants."""
     return ClosedJaxpr(jaxpr, ())
 
 
-def opened(program):
+def opened(program: ClosedJaxpr) -> Jaxpr:
     """A jaxpr that takes the constants of a closed one as its first inputs."""
     return convert_constvars_jaxpr(program.jaxpr)
 
 
-def without_dead_code(program):
+def without_dead_code(program: ClosedJaxpr) -> ClosedJaxpr:
     jaxpr, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars), instantiate=True)
-    return program.replace(jaxpr=jaxpr)
+    live: ClosedJaxpr = program.replace(jaxpr=jaxpr)
+    return live
 
 
-def is_for_debugging(eqn) -> bool:
+def with_parts(program: ClosedJaxpr, **parts: Any) -> ClosedJaxpr:
+    """A program of other inputs, equations, outputs or effects, with the same constants."""
+    changed: ClosedJaxpr = program.replace(jaxpr=program.jaxpr.replace(**parts))
+    return changed
+
+
+def is_for_debugging(eqn: Any) -> bool:
     """Whether an equation has effects, and none but to show values."""
     return bool(eqn.effects) and all(isinstance(e, DebugEffect | OrderedDebugEffect) for e in eqn.effects)
 
 
-def policy_decision(policy, eqn) -> Any:
+def policy_decision(policy: Callable[..., Any], eqn: Any) -> Any:
     """What a checkpoint policy says of an equation's outputs; None for: compute them again."""
     decision = ensure_enum(policy(eqn.primitive, *[x.aval for x in eqn.invars], **eqn.params))
     return None if decision is Recompute else decision
 
 
-def transfers(decision):
+def transfers(decision: Offloadable) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """The ways to the memory that a value is offloaded to, and back."""
     there, back = (mem_kind_to_space(kind) for kind in (decision.dst, decision.src))
     return (lambda x: jax.device_put(x, there)), (lambda x: jax.device_put(x, back))
 
 
-def effects_refused_by_remat(found) -> Any:
+def effects_refused_by_remat(found: Collection[Any]) -> Any:
     return remat_allowed_effects.filter_not_in(found)
 
 
-def ref_uses(program) -> tuple[set[int], set[int]]:
+def ref_uses(program: ClosedJaxpr) -> tuple[set[int], set[int]]:
     """The numbers of a program's inputs that are references it uses, and of those that it writes or adds to."""
     found = [e for e in positional_effects(program) if isinstance(e, RefEffect)]
     return {e.input for e in found}, {e.input for e in found if not isinstance(e, ReadEffect)}
 
 
 @functools.cache
-def is_plain(primitive) -> bool:
+def is_plain(primitive: Primitive) -> bool:
     """Whether binding a primitive to a trace is no more than handing it to the trace."""
     return type(primitive) is Primitive and not {"bind_with_trace", "is_high"} & vars(primitive).keys()
 
 
-def write_out(trace, program, args: Sequence[Any], params) -> list[Any]:
+def write_out(trace: Any, program: ClosedJaxpr, args: Sequence[Any], params: Mapping[str, Any]) -> list[Any]:
     """The outputs of a program whose equations ``trace`` is given, in the place of one jit equation with ``params``."""
     if type(trace) is DynamicJaxprTrace:
         # What ``jit_p`` does there, which takes twice as long to find that out.
@@ -109,10 +117,10 @@ def write_out(trace, program, args: Sequence[Any], params) -> list[Any]:
         "donated_invars": (False,) * ins,
     }
     with set_current_trace(trace):
-        return jit_p.bind(*args, **{**params, **changed})
+        return list(jit_p.bind(*args, **{**params, **changed}))
 
 
-def rebind(eqn, values: Sequence[Any], scope, **changed: Any) -> list[Any]:
+def rebind(eqn: Any, values: Sequence[Any], scope: Any, **changed: Any) -> list[Any]:
     """The outputs of an equation for other operands, and other parameters where given."""
     with context_of(eqn, scope):
         outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params({**eqn.params, **changed}))

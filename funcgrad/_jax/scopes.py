@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from funcgrad._jax.names import current_jaxpr_eqn_context, current_scope, source_info_util, traceback_util, user_context
@@ -16,7 +17,7 @@ source_info_util.register_exclusion(_package)
 _nothing = contextlib.nullcontext()
 
 
-def user_frames(source) -> list[Any]:
+def user_frames(source: Any) -> list[Any]:
     """The user's frames of a source info, innermost first: file, qualified function name, lines and columns."""
     return list(source_info_util.user_frames(source.traceback))
 
@@ -39,7 +40,7 @@ class BackwardScopes:
         self.base = scope if depth is None else scope.transform("backward")
         self.last: tuple[Any, Any] = (None, self.base)
 
-    def of(self, source) -> Any:
+    def of(self, source: Any) -> Any:
         if source is None:
             return _nothing
         stack = source.name_stack
@@ -49,13 +50,13 @@ class BackwardScopes:
 
 
 @contextlib.contextmanager
-def context_of(eqn, scope):
+def context_of(eqn: Any, scope: Any) -> Iterator[None]:
     """The line and settings of an equation, and the scope it has inside of ``scope``."""
     with user_context(eqn.source_info.traceback, name_stack=scope + eqn.source_info.name_stack), eqn.ctx.manager:
         yield
 
 
-def equation_context(eqn, with_source: bool, inlined: bool) -> Any:
+def equation_context(eqn: Any, with_source: bool, inlined: bool) -> Any:
     """The context that an equation is to run in: its line and scope, and the settings it was traced under."""
     same_settings = eqn.ctx is current_jaxpr_eqn_context()
     if same_settings and not with_source:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 from jax.ref import AbstractRef
+from jax.tree_util import PyTreeDef
 
 from funcgrad._jax.names import (
     MemorySpace,
@@ -19,42 +21,42 @@ from funcgrad._jax.names import (
 from funcgrad._jax.names import unmentioned as unmentioned_list
 
 
-def ct_type(aval):
+def ct_type(aval: Any) -> Any:
     """The type of a value's cotangent; for a reference, of the cotangent of its content."""
     return aval.inner_aval.to_ct_aval() if is_ref(aval) else aval.to_ct_aval()
 
 
-def is_differentiable_dtype(dtype) -> bool:
+def is_differentiable_dtype(dtype: Any) -> bool:
     return dtype is not None and dtype != jax.dtypes.float0
 
 
-def cotangent_fits(got, expected) -> bool:
+def cotangent_fits(got: Any, expected: Any) -> bool:
     """Whether a cotangent of type ``got`` may stand where ``expected`` is asked for, as ``jax.vjp`` decides it."""
     return typecompat(got, expected) or is_temporary_dtype_exception(got, expected)
 
 
-def stacked_aval(length: int, aval):
+def stacked_aval(length: int, aval: Any) -> Any:
     """The type of ``length`` values stacked along a new first axis."""
     return unmapped_aval(length, 0, aval)
 
 
-def host_of(aval):
+def host_of(aval: Any) -> MemorySpace | None:
     """Host memory for a value of that type that lives there, else None: wherever values live by default."""
     return aval.memory_space if aval.memory_space == MemorySpace.Host else None
 
 
-def is_unsharded(aval) -> bool:
+def is_unsharded(aval: Any) -> bool:
     mesh = getattr(getattr(aval, "sharding", None), "mesh", None)
     return isinstance(aval, jax.core.ShapedArray) and (mesh is None or mesh.empty)
 
 
-def explicit_sharding(aval):
+def explicit_sharding(aval: Any) -> Any:
     """The sharding a value must be given where shardings are part of types, else None."""
     sharding = aval.sharding
     return None if sharding is None or sharding.mesh.empty or sharding.mesh.are_all_axes_auto else sharding
 
 
-def permuted_sharding(aval, order):
+def permuted_sharding(aval: Any, order: Iterable[int]) -> Any:
     """The sharding of ``aval`` with its dimensions taken in ``order``, where shardings are part of types."""
     sharding = explicit_sharding(aval)
     if sharding is None:
@@ -62,12 +64,12 @@ def permuted_sharding(aval, order):
     return sharding.update(spec=sharding.spec.update(partitions=tuple(sharding.spec.partitions[d] for d in order)))
 
 
-def device_varying_spec(aval, mesh, check_vma: bool, names: tuple[Any, ...]):
+def device_varying_spec(aval: Any, mesh: Any, check_vma: bool, names: tuple[Any, ...]) -> Any:
     """The layout of a value of which nothing is known but that it may differ on every device along ``names``."""
     return aval.nospec(mesh, check_vma, names)
 
 
-def unmentioned(mesh, spec, manual_axes) -> tuple[Any, ...]:
+def unmentioned(mesh: Any, spec: Any, manual_axes: Any) -> tuple[Any, ...]:
     """The manual axes that a layout does not name: those along which a value is the same on every device."""
     return tuple(unmentioned_list(mesh, spec, manual_axes))
 
@@ -75,7 +77,7 @@ def unmentioned(mesh, spec, manual_axes) -> tuple[Any, ...]:
 # References, and what they hold.
 
 
-def is_ref(aval) -> bool:
+def is_ref(aval: Any) -> bool:
     return isinstance(aval, AbstractRef)
 
 
@@ -83,26 +85,28 @@ def is_ref_value(x: Any) -> bool:
     return isinstance(x, jax.Ref)
 
 
-def never_differentiated(aval) -> bool:
+def never_differentiated(aval: Any) -> bool:
     """Whether a type is that of a reference that derivatives are not to flow through."""
     return getattr(aval, "kind", None) == "no_grad_no_remat"
 
 
-def indices_of(tree, leaves) -> tuple[Any, ...]:
+def indices_of(tree: PyTreeDef, leaves: Sequence[Any]) -> tuple[Any, ...]:
     """The views, one after the other, of an operation on part of a reference."""
-    return jax.tree.unflatten(tree, leaves)
+    views: tuple[Any, ...] = jax.tree.unflatten(tree, leaves)
+    return views
 
 
-def read_at(x, tree, leaves):
+def read_at(x: Any, tree: PyTreeDef, leaves: Sequence[Any]) -> Any:
     """``x[index]``, where ``x`` is what a reference holds."""
     return transform_array(x, indices_of(tree, leaves))
 
 
-def replace_at(x, y, tree, leaves) -> tuple[Any, Any]:
+def replace_at(x: Any, y: Any, tree: PyTreeDef, leaves: Sequence[Any]) -> tuple[Any, Any]:
     """``x[index]``, and ``x`` with ``y`` there."""
-    return transform_swap_array(x, indices_of(tree, leaves), y)
+    there, changed = transform_swap_array(x, indices_of(tree, leaves), y)
+    return there, changed
 
 
-def add_at(x, y, tree, leaves):
+def add_at(x: Any, y: Any, tree: PyTreeDef, leaves: Sequence[Any]) -> Any:
     """``x`` with ``y`` added to ``x[index]``."""
     return addupdate_discharge(x, y, leaves, tree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -49,7 +50,7 @@ def register_tracer(tracer_type: type) -> None:
     canonicalize_value_handlers[tracer_type] = lambda x: x
 
 
-def current_trace():
+def current_trace() -> Any:
     return trace_ctx.trace
 
 
@@ -58,7 +59,7 @@ def may_compile() -> bool:
     return not (disable_jit.value or debug_nans.value)
 
 
-def runs_eagerly(values) -> bool:
+def runs_eagerly(values: Iterable[Any]) -> bool:
     """Whether operations on ``values``, here and now, are run one by one on the arrays of one device."""
     return trace_ctx.trace is eval_trace and may_compile() and all(on_one_device(x) for x in values)
 
@@ -78,7 +79,7 @@ def weak_scalar(x: np.ndarray) -> Any:
     return TypedNdArray(x, aval=ShapedArray((), x.dtype, weak_type=True))
 
 
-def zeros(aval) -> Any:
+def zeros(aval: Any) -> Any:
     """Zeros of a cotangent's type, replication and sharding included."""
     mesh = getattr(getattr(aval, "sharding", None), "mesh", None)
     if mesh is None:
@@ -87,7 +88,7 @@ def zeros(aval) -> Any:
         return zeros_like_aval(aval)
 
 
-def match(ct, aval):
+def match(ct: Any, aval: Any) -> Any:
     """A cotangent in the dtype of ``aval``, weak or not, as a loop's carry must be."""
     got = typeof(ct)
     if got.dtype == aval.dtype and got.weak_type == aval.weak_type:
@@ -98,5 +99,5 @@ def match(ct, aval):
 add_arrays = jax.jit(jax.lax.add)
 
 
-def add_cotangents(x, y):
+def add_cotangents(x: Any, y: Any) -> Any:
     return add_arrays(x, y) if runs_eagerly((x, y)) else add_jaxvals(x, y)

@@ -52,7 +52,7 @@ class Split:
         self.ct_avals = [_jax.ct_type(aval) for aval in (*self.out_avals, *(in_avals[i] for i in self.refs))]
         self.debug_info = program.jaxpr.debug_info
         #: The backward halves that have been made.
-        self.known: dict[tuple, Any] = {}
+        self.known: dict[tuple[Any, ...], Any] = {}
         #: The program that computes what the recording needs from the residuals, None where that is these.
         self._recompute: ClosedJaxpr | None = None
 
@@ -98,7 +98,7 @@ class Split:
         other.forward, other.sources, other._recompute, other.known = forward, list(sources), recompute, {}
         return other
 
-    def recording(self, residuals: Sequence[Any], run: Callable = evaluate) -> Recording:
+    def recording(self, residuals: Sequence[Any], run: Callable[..., list[Any]] = evaluate) -> Recording:
         """What the program recorded, with these residuals. ``run`` computes those from them that are not kept."""
         if self._recompute is not None:
             residuals = run(self._recompute, *residuals)
@@ -109,7 +109,7 @@ class Split:
         residuals: Sequence[Any],
         cts: Sequence[Any],
         wanted: Sequence[bool] | None = None,
-        sweep: Callable = Recording.pull,
+        sweep: Callable[..., list[Any]] = Recording.pull,
     ) -> list[Any]:
         """Run the backward half in place: a cotangent for each input, None for zero, and for one not ``wanted``.
 
@@ -132,7 +132,7 @@ class Split:
 
     @kept
     def backward(
-        self, residual_avals: tuple, ct_avals: tuple, wanted: tuple[bool, ...] | None = None
+        self, residual_avals: tuple[Any, ...], ct_avals: tuple[Any, ...], wanted: tuple[bool, ...] | None = None
     ) -> tuple[ClosedJaxpr, list[bool]]:
         """The backward half for cotangents of the types ``ct_avals``, None where one is zero.
 

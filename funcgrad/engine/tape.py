@@ -21,9 +21,11 @@ from jax.core import AbstractValue, Trace, Tracer
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
+from funcgrad._jax import typeof as typeof
 from funcgrad.engine.zero import Zero, instantiate
 
-typeof = _jax.typeof
+#: The static parameters of a primitive.
+Params = dict[str, Any]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -34,10 +36,10 @@ class Node:
     rule: Any
     primitive: Any
     #: The primitive's static parameters, and what else the rule wants to remember.
-    params: dict[str, Any]
+    params: Params
     static: Any
     #: The values that the rule saved.
-    residuals: tuple
+    residuals: tuple[Any, ...]
     #: The slots of the active operands, and their types.
     parents: list[int]
     avals: list[Any]
@@ -49,7 +51,9 @@ class Node:
     #: An observer's.
     note: Any = None
 
-    def replace(self, rule: Any = None, residuals: tuple | None = None, wanted: tuple[bool, ...] | None = None) -> Node:
+    def replace(
+        self, rule: Any = None, residuals: tuple[Any, ...] | None = None, wanted: tuple[bool, ...] | None = None
+    ) -> Node:
         """This node with another rule, other residuals or other parents asked for."""
         return Node(
             rule or self.rule, self.primitive, self.params, self.static,
@@ -58,7 +62,7 @@ class Node:
         )  # fmt: skip
 
 
-class TapeTracer(Tracer):
+class TapeTracer(Tracer["Tape"]):
     __slots__ = ("primal", "slot")
 
     def __init__(self, tape: Tape, primal: Any, slot: int):
@@ -71,18 +75,18 @@ class TapeTracer(Tracer):
         if name == "aval":
             self.aval = typeof_or_zero(self.primal)
             return self.aval
-        return super().__getattr__(name)
+        return super().__getattr__(name)  # type: ignore[no-untyped-call]
 
-    def to_concrete_value(self):
+    def to_concrete_value(self) -> Any:
         return None if type(self.primal) is Zero else _jax.to_concrete_value(self.primal)
 
-    def get_referent(self):
+    def get_referent(self) -> Any:
         return self if type(self.primal) is Zero else _jax.get_referent(self.primal)
 
-    def cur_qdd(self):
+    def cur_qdd(self) -> Any:
         return _jax.cur_qdd(self.primal)
 
-    def _contents(self):
+    def _contents(self) -> list[tuple[str, Any]]:
         return [("primal", self.primal), ("tangent", _jax.PERTURBED)]
 
     def _short_repr(self) -> str:
@@ -97,7 +101,7 @@ class Tape(Trace):
     """A trace that records a tape over ``parent`` under the derivative rules ``rules``."""
 
     def __init__(self, parent: Trace, rules: Any, outer: Tape | None = None):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.requires_low = False
         self.parent = parent
         self.rules = rules
@@ -140,7 +144,7 @@ class Tape(Trace):
         tracer = self.owned(x)
         return (x, None) if tracer is None else (tracer.primal, tracer.slot)
 
-    def process_primitive(self, primitive, args, params, /):
+    def process_primitive(self, primitive: Any, args: Sequence[Any], params: Params, /) -> Any:
         primals: list[Any] = []
         tracers: list[TapeTracer | None] = []
         active = linear = False
@@ -164,7 +168,10 @@ class Tape(Trace):
             tracers = [t if type(x) is Zero else None for x, t in zip(primals, tracers, strict=True)]
         return rule.record(self, primitive, primals, tracers, params, linear)
 
-    def emit(self, rule, primitive, params, static, residuals, tracers, outs, *, active=None, carries=False):
+    def emit(
+        self, rule: Any, primitive: Any, params: Params, static: Any, residuals: tuple[Any, ...],
+        tracers: Sequence[TapeTracer | None], outs: Any, *, active: Sequence[bool] | None = None, carries: bool = False,
+    ) -> Any:  # fmt: skip
         """Append a node and give its outputs their tracers.
 
         ``tracers`` are the operands on this tape, None where one is not. ``outs`` is a list for a primitive of multiple
@@ -203,33 +210,25 @@ class Tape(Trace):
                 self.nodes[-1].outs.append(self.slots)
                 self.slots += 1
 
-    def stage_value(self, val):
+    def stage_value(self, val: Any) -> Any:
         primal, slot = self.strip(val)
         if type(primal) is Zero:
             return val
         staged = self.parent.stage_value(primal)
         return staged if slot is None else TapeTracer(self, staged, slot)
 
-    def cur_qdd(self, x):
+    def cur_qdd(self, x: Any) -> Any:
         with set_current_trace(self.parent):
             return _jax.cur_qdd(self.strip(x)[0])
 
-    def process_call(self, call_primitive, f, tracers, params, /):
+    def process_call(self, call_primitive: Any, f: Any, tracers: Sequence[Any], params: Params, /) -> Any:
         with set_current_trace(self):
             return f.call_wrapped(*tracers)
 
-    def process_shard_map(self, primitive, fun, args, /, **params):
-        return self.process_functions(primitive, (fun,), args, params)
-
-    def process_custom_jvp_call(self, primitive, fun, jvp, args, /, **params):
-        return self.process_functions(primitive, (fun, jvp), args, params)
-
-    def process_custom_vjp_call(self, primitive, fun, fwd, bwd, args, /, **params):
-        return self.process_functions(primitive, (fun, fwd, bwd), args, params)
-
-    def process_functions(self, primitive, functions: tuple, args, params) -> Any:
+    def process_functions(self, primitive: Any, *functions_and_args: Any, **params: Any) -> Any:
         """Record a primitive that takes functions not traced yet, which its rule has as the parameter ``subfuns``."""
-        params = {**params, "subfuns": functions}
+        *functions, args = functions_and_args
+        params["subfuns"] = tuple(functions)
         tracers = [self.owned(x) for x in args]
         primals = [x if t is None else t.primal for x, t in zip(args, tracers, strict=True)]
         rule = self.rules.get(primitive) or self.rules.missing(primitive)
@@ -237,7 +236,9 @@ class Tape(Trace):
             return primitive.bind_with_trace(self.parent, primals, [typeof(x) for x in primals], params)
         return rule.record(self, primitive, primals, tracers, params, any(type(x) is Zero for x in primals))
 
-    def evaluate(self, primitive, primals, params, linear: bool) -> Any:
+    process_shard_map = process_custom_jvp_call = process_custom_vjp_call = process_functions
+
+    def evaluate(self, primitive: Any, primals: Sequence[Any], params: Params, linear: bool) -> Any:
         """The outputs in the parent trace; along tangents, the zeros of their types."""
         if linear:
             outs = [Zero(aval) for aval in abstract_outputs(primitive, primals, params)]
@@ -268,7 +269,7 @@ def typeof_or_zero(x: Any) -> Any:
     return x.aval if type(x) is Zero else typeof(x)
 
 
-def abstract_outputs(primitive, operands: Sequence[Any], params) -> list[Any]:
+def abstract_outputs(primitive: Any, operands: Sequence[Any], params: Params) -> list[Any]:
     """The types of a primitive's outputs, given its operands, their zeros or their types."""
     avals = [x if isinstance(x, AbstractValue) else typeof_or_zero(x) for x in operands]
     outs, _ = primitive.abstract_eval(*avals, **params)

@@ -20,12 +20,14 @@ from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
 from funcgrad.rules.control.carrier import Carrier
 from funcgrad.rules.rule import Rule, Wrapped
-from funcgrad.transforms import run
+from funcgrad.transforms import P, run
 
 __all__ = ["cotangents"]
 
 
-def cotangents(fun: Callable, *names: str, has_aux: bool = False, rules: RuleTable | None = None) -> Callable:
+def cotangents(
+    fun: Callable[P, Any], *names: str, has_aux: bool = False, rules: RuleTable | None = None
+) -> Callable[P, dict[str, Any]]:
     """A function that returns the cotangents of values in the middle of ``fun``: the gradients with respect to them.
 
     A value is named where it is made, with ``jax.ad_checkpoint.checkpoint_name(value, name)``, which changes nothing

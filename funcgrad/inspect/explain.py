@@ -16,14 +16,14 @@ from funcgrad.inspect.report import BackwardReport
 from funcgrad.inspect.statistics import measure
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
-from funcgrad.transforms import check_input, run, split_arguments
+from funcgrad.transforms import P, check_input, run, split_arguments
 
 __all__ = ["explain"]
 
 
 def explain(
-    fun: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False, *, rules: RuleTable | None = None
-) -> Callable:
+    fun: Callable[P, Any], argnums: int | Sequence[int] = 0, has_aux: bool = False, *, rules: RuleTable | None = None
+) -> Callable[P, BackwardReport]:
     """A function that runs the forward and backward pass of ``fun`` once and reports every step of the way back.
 
     Args:

@@ -28,7 +28,7 @@ from funcgrad.rules.control.custom import Custom, CustomVjp
 from funcgrad.rules.control.foreign import Foreign
 from funcgrad.rules.control.shard_map import ShardMap
 from funcgrad.rules.rule import Wrapped, bare
-from funcgrad.transforms import run, split_arguments
+from funcgrad.transforms import P, run, split_arguments
 
 __all__ = ["NonFinite", "find_nonfinite"]
 
@@ -37,8 +37,8 @@ MOST = 8
 
 
 def find_nonfinite(
-    fun: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False, *, rules: RuleTable | None = None
-) -> Callable:
+    fun: Callable[P, Any], argnums: int | Sequence[int] = 0, has_aux: bool = False, *, rules: RuleTable | None = None
+) -> Callable[P, NonFinite | None]:
     """A function that says which operation of ``fun``, forward or backward, made the first NaN or infinity.
 
     Everything runs operation by operation: inside jitted functions, branches, ``vmap`` and ``checkpoint``, and in the

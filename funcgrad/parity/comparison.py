@@ -51,7 +51,11 @@ UNEVEN = 100
 
 
 def compare(
-    jax_loss: Callable, torch_loss: Callable, params: Any, *batch: Any, rules: RuleTable | None = None
+    jax_loss: Callable[..., Any],
+    torch_loss: Callable[..., Any],
+    params: Any,
+    *batch: Any,
+    rules: RuleTable | None = None,
 ) -> ParityReport:
     """Hold a function in JAX and its gradients against the same function in PyTorch.
 

@@ -33,7 +33,7 @@ class Product(NamedTuple):
 
     @property
     def operands(self) -> list[Any]:
-        return self.eqn.invars
+        return list(self.eqn.invars)
 
     def over_steps(self, stacks: Sequence[Any]) -> Any:
         """The sum over all steps, given the operands of all."""

@@ -89,4 +89,5 @@ def inline_jits(program: ClosedJaxpr) -> ClosedJaxpr:
         append(eqn, env, None)
     outvars = [x if type(x) is Literal else env.get(x, x) for x in program.jaxpr.outvars]
     jaxpr = program.jaxpr.replace(constvars=constvars, eqns=eqns, outvars=outvars)
-    return program.replace(jaxpr=jaxpr, consts=consts)
+    inlined: ClosedJaxpr = program.replace(jaxpr=jaxpr, consts=consts)
+    return inlined

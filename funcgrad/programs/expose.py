@@ -19,19 +19,22 @@ from funcgrad._jax import ClosedJaxpr, Literal, Var, name_p, new_jaxpr_eqn
 from funcgrad.programs.evaluation import evaluate
 from funcgrad.programs.flow import slice_program, with_outputs
 
+#: A checkpoint policy, as ``jax.checkpoint`` takes it.
+Policy = Callable[..., Any]
+
 
 class Saved:
     """How a saved value is put away and had back; ``alias`` is the variable that it names, if it is a name."""
 
     def __init__(self, decision: Any, alias: Var | None):
         self.alias = alias
-        self.send: Callable = lambda x: x
-        self.fetch: Callable = lambda x: x
+        self.send: Callable[[Any], Any] = lambda x: x
+        self.fetch: Callable[[Any], Any] = lambda x: x
         if isinstance(decision, _jax.Offloadable):
             self.send, self.fetch = _jax.transfers(decision)
 
 
-def expose(program: ClosedJaxpr, policy: Callable) -> tuple[ClosedJaxpr, ClosedJaxpr, dict[Var, Saved]]:
+def expose(program: ClosedJaxpr, policy: Policy) -> tuple[ClosedJaxpr, ClosedJaxpr, dict[Var, Saved]]:
     """``program`` with the saved values as variables, the same taking them for given, and the saved variables."""
     saved: dict[Var, Saved] = {}
     shown, fed = [], []
@@ -50,11 +53,11 @@ def expose(program: ClosedJaxpr, policy: Callable) -> tuple[ClosedJaxpr, ClosedJ
             named = eqn.primitive is name_p and type(eqn.invars[0]) is not Literal
             alias = eqn.invars[0] if named else None
             saved.update({v: Saved(decision, alias) for v in eqn.outvars if not isinstance(v, _jax.DropVar)})
-    forms = [program.replace(jaxpr=program.jaxpr.replace(eqns=eqns)) for eqns in (shown, fed)]
+    forms = [_jax.with_parts(program, eqns=eqns) for eqns in (shown, fed)]
     return forms[0], forms[1], saved
 
 
-def expose_scan(eqn, policy: Callable):
+def expose_scan(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
     """A loop that returns the stacks of what its body saves, and the loop that takes them as elements."""
     body: ClosedJaxpr = eqn.params["jaxpr"]
     shown, fed, saved = expose(body, policy)
@@ -71,7 +74,7 @@ def expose_scan(eqn, policy: Callable):
     return shown_eqn, fed_eqn, {stacks[v]: Saved(None, None) for v in saved}
 
 
-def expose_cond(eqn, policy: Callable):
+def expose_cond(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
     """A conditional that returns what its branches save, zeros for the branches not taken, and one that takes it."""
     branches: Sequence[ClosedJaxpr] = eqn.params["branches"]
     forms = [expose(branch, policy) for branch in branches]
@@ -131,4 +134,4 @@ def round_saved(program: ClosedJaxpr, saved: Sequence[Var]) -> ClosedJaxpr:
             eqns.append(
                 new_jaxpr_eqn([raw], [v], lax.reduce_precision_p, params, _jax.no_effects, eqn.source_info, eqn.ctx)
             )
-    return program.replace(jaxpr=program.jaxpr.replace(eqns=eqns))
+    return _jax.with_parts(program, eqns=eqns)

@@ -52,7 +52,7 @@ class Flow:
 
 def with_outputs(program: ClosedJaxpr, outvars: Sequence[Any]) -> ClosedJaxpr:
     """``program`` returning ``outvars``, variables of its own, instead of its outputs."""
-    return program.replace(jaxpr=program.jaxpr.replace(outvars=list(outvars)))
+    return _jax.with_parts(program, outvars=list(outvars))
 
 
 def independent_of(program: ClosedJaxpr, inputs: Collection[int]) -> set[Var]:
@@ -94,10 +94,10 @@ def slice_program(
             eqns.append(eqn.replace(outvars=outvars))
     parts = {"invars": [*program.jaxpr.invars, *given], "outvars": list(wanted), "eqns": eqns[::-1]}
     effects = _jax.program_effects(program.jaxpr.constvars, **parts)
-    return program.replace(jaxpr=program.jaxpr.replace(**parts, effects=effects))
+    return _jax.with_parts(program, **parts, effects=effects)
 
 
-def references(eqn) -> set[Var]:
+def references(eqn: Any) -> set[Var]:
     """The references that an equation takes."""
     return {x for x in eqn.invars if type(x) is not Literal and _jax.is_ref(x.aval)}
 
@@ -116,7 +116,7 @@ def read_outside(program: ClosedJaxpr) -> list[Var]:
 
 def taking(program: ClosedJaxpr, invars: Sequence[Var]) -> ClosedJaxpr:
     """``program`` of other inputs, all of its own that it reads among them."""
-    return program.replace(jaxpr=program.jaxpr.replace(invars=list(invars), debug_info=_jax.unnamed(program)))
+    return _jax.with_parts(program, invars=list(invars), debug_info=_jax.unnamed(program))
 
 
 def variables_read(program: ClosedJaxpr) -> set[Var]:

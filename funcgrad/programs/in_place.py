@@ -202,7 +202,7 @@ class Rewriting:
             ins, outs = free(on_cpu), [v for v in dict.fromkeys(self.body.returned) if v in made]
             cpu, default = (self.staged.program(ins, outs, eqns) for eqns in (on_cpu, eqns))
             eqns = choice(cpu, default, ins, outs)
-        return program.replace(jaxpr=program.jaxpr.replace(eqns=[*self.others[0], *eqns]))
+        return _jax.with_parts(program, eqns=[*self.others[0], *eqns])
 
     def from_first_block(self, *, bordered: bool) -> list[Any]:
         """The equations, with borders around blocks or without."""
@@ -224,7 +224,7 @@ class Rewriting:
 
     def opaque(self) -> Var:
         """A small value that no compiler knows. The last inputs are elements of ``xs``."""
-        inputs = [v for v in reversed(self.body.program.jaxpr.invars) if is_number(v.aval)]
+        inputs: list[Var] = [v for v in reversed(self.body.program.jaxpr.invars) if is_number(v.aval)]
         return min(inputs, key=lambda v: (v in self.readers, size(v)))
 
     def conditional(self, index: Var, block: list[Any]) -> Any:
@@ -270,10 +270,12 @@ class Staged:
             self.known[key] = _jax.trace_to_jaxpr(function, key[1], self.info)
         return self.known[key]
 
-    def call(self, eqns: list[Any], function: Callable, operands: Sequence[Any], *, like: Any, out: Any = None) -> Var:
+    def call(
+        self, eqns: list[Any], function: Callable[..., Any], operands: Sequence[Any], *, like: Any, out: Any = None
+    ) -> Var:
         """Append the equations of ``function``, which has one output, with the line and settings of ``like``."""
         jaxpr = self.trace(function, lambda *xs: [function(*xs)], operands).jaxpr
-        env = dict(zip(jaxpr.invars, operands, strict=True))
+        env: dict[Any, Var] = dict(zip(jaxpr.invars, operands, strict=True))
         if out is not None:
             env[jaxpr.outvars[0]] = out
         for eqn in jaxpr.eqns:
@@ -288,8 +290,7 @@ class Staged:
         return self.trace(avals, lambda *_: zeros_of(avals), ins)
 
     def program(self, ins: Sequence[Var], outs: Sequence[Var], eqns: list[Any]) -> ClosedJaxpr:
-        empty = self.zeros((), ())
-        return empty.replace(jaxpr=empty.jaxpr.replace(invars=ins, outvars=outs, eqns=eqns))
+        return _jax.with_parts(self.zeros((), ()), invars=ins, outvars=outs, eqns=eqns)
 
 
 def free(eqns: Sequence[Any]) -> list[Var]:
@@ -303,7 +304,7 @@ def entries(eqn: Any) -> Sequence[Any]:
     if eqn.primitive is lax.pad_p:
         starts = [np.int32(low) for low, _, _ in eqn.params["padding_config"]]
         return [eqn.invars[0], *(Literal(i, ShapedArray((), i.dtype)) for i in starts)]
-    return eqn.invars[1:]
+    return list(eqn.invars[1:])
 
 
 def add_block(array: Any, block: Any, *starts: Any) -> Any:

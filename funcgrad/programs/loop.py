@@ -78,4 +78,4 @@ def program(like: ClosedJaxpr, invars: Sequence[Var], outvars: Sequence[Any], eq
     """A program of these equations, which may use the constants of ``like``."""
     parts: dict[str, Any] = {"invars": list(invars), "outvars": list(outvars), "eqns": list(eqns)}
     effects = _jax.program_effects(like.jaxpr.constvars, **parts)
-    return like.replace(jaxpr=like.jaxpr.replace(**parts, effects=effects, debug_info=_jax.unnamed(like)))
+    return _jax.with_parts(like, **parts, effects=effects, debug_info=_jax.unnamed(like))

@@ -26,7 +26,7 @@ def kept(method: Callable[..., Made]) -> Callable[..., Made]:
     @functools.wraps(method)
     def of(self: Any, *key: Any) -> Made:
         at = (method, *key)
-        found = self.known.get(at)
+        found: Made | None = self.known.get(at)
         if found is None:
             found = self.known[at] = method(self, *key)
         return found

@@ -12,7 +12,7 @@ from funcgrad.rules.functions.rules import entry
 from funcgrad.rules.rule import Rule
 
 
-class RuleTable(Mapping):
+class RuleTable(Mapping[Any, Rule]):
     """An immutable table of derivative rules, by primitive or by jitted function.
 
     Tables are passed, never registered: ``fg.grad(f, rules=fg.rules.default.override({lax.round_p: lambda ct: ct}))``.
@@ -22,8 +22,10 @@ class RuleTable(Mapping):
     __slots__ = ("__weakref__", "_derived", "_hash", "_rules", "fallback", "get", "keeps_source")
 
     def __init__(self, rules: Mapping[Any, Rule], fallback: Rule | None = None, keeps_source: bool = False):
-        self._rules = dict(rules)
-        self._derived: weakref.WeakKeyDictionary[Callable, RuleTable] = weakref.WeakKeyDictionary()
+        self._rules: dict[Any, Rule] = dict(rules)
+        self._derived: weakref.WeakKeyDictionary[Callable[[RuleTable], RuleTable], RuleTable] = (
+            weakref.WeakKeyDictionary()
+        )
         #: Whether every operation is recorded one by one, those that are run eagerly with their line too.
         self.keeps_source = keeps_source
         self._hash = hash(frozenset(self._rules.items()))
@@ -75,7 +77,7 @@ class RuleTable(Mapping):
         known = {p for p in _jax.foreign_jvps if p not in self._rules}
         return sorted(known, key=str) if self.fallback is not None else []
 
-    def missing(self, primitive) -> Rule:
+    def missing(self, primitive: Any) -> Rule:
         """The fallback for a primitive without a rule, or the error that names the user's line."""
         tables = (_jax.foreign_jvps, _jax.foreign_linearizations, _jax.foreign_transposes)
         known_to_jax = any(primitive in table for table in tables)
@@ -88,12 +90,10 @@ class RuleTable(Mapping):
             "`lambda ct, x: ...` per operand."
         )
 
-    def __getitem__(self, key) -> Rule:
-        if callable(key):
-            key = location(key)
-        return self._rules[key]
+    def __getitem__(self, key: Any) -> Rule:
+        return self._rules[location(key) if callable(key) else key]
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._rules)
 
     def __len__(self) -> int:

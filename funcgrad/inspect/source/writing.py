@@ -26,6 +26,7 @@ from funcgrad.inspect.source.simplify import simplify
 from funcgrad.inspect.source.staging import Staged, stage
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
+from funcgrad.transforms import P
 
 #: The rewrites of each operation: of indexing before those of shapes, and of shapes before those of numbers.
 FAMILIES = (indexing.REWRITES, shapes.REWRITES, algebra.REWRITES)
@@ -43,8 +44,8 @@ IMPORTS = {
 
 
 def backward_source(
-    fun: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False, *, rules: RuleTable | None = None
-) -> Callable[..., str]:
+    fun: Callable[P, Any], argnums: int | Sequence[int] = 0, has_aux: bool = False, *, rules: RuleTable | None = None
+) -> Callable[P, str]:
     """A function that returns the forward and backward pass of the scalar function ``fun`` as Python source.
 
     Args:

@@ -126,7 +126,7 @@ def defer(loop: Loop, sums: Collection[int]) -> Loop:
     return loop._replace(before=before, body=chunk, after=after, length=length, unroll=1)
 
 
-def each(function: Callable, values: Sequence[Any], *static: Any) -> tuple[list[Any], list[Any]]:
+def each(function: Callable[..., Any], values: Sequence[Any], *static: Any) -> tuple[list[Any], list[Any]]:
     """What ``function`` makes of each of ``values``, and the equations that do."""
     found, eqns = [], []
     for x in values:

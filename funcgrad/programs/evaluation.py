@@ -58,7 +58,7 @@ def spelled(program: ClosedJaxpr, atoms: Sequence[Any]) -> tuple[list[Any], list
 
 
 @functools.lru_cache(maxsize=1024)
-def program_of(function: Callable, aval: Any, *static: Any) -> ClosedJaxpr:
+def program_of(function: Callable[..., Any], aval: Any, *static: Any) -> ClosedJaxpr:
     """The program of ``function(x, *static)`` for an ``x`` of type ``aval``; for functions of a module, made once."""
     return jax.make_jaxpr(lambda x: function(x, *static))(aval)
 

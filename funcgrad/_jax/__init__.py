@@ -20,13 +20,14 @@ from funcgrad._jax.compat import CHOLESKY_IS_OF_LOWER, ClosedJaxpr, bind_dischar
 from funcgrad._jax.compat import empty_scan, inlines_early, jit_inlines, scan_layout, scan_params
 from funcgrad._jax.compat import log2_p, one_minus_square_p, pbroadcast_dynamic_p, polynomial_p
 from funcgrad._jax.cotangents import PERTURBED, accumulator, deliver, is_symbolic_zero
-from funcgrad._jax.equations import close, effects_refused_by_remat, is_for_debugging, is_plain, opened
-from funcgrad._jax.equations import rebind, ref_uses, trace_to_jaxpr, unnamed, with_parts, without_dead_code, write_out
-from funcgrad._jax.equations import policy_decision, transfers
+from funcgrad._jax.equations import behave_like, close, effects_refused_by_remat, is_for_debugging, is_plain, opened
+from funcgrad._jax.equations import policy_decision, rebind, ref_uses, run_here, trace_to_jaxpr, transfers, unnamed
+from funcgrad._jax.equations import with_parts, without_dead_code, write_out, zeros
 from funcgrad._jax.names import all_gather_reduced, api_boundary, argnums_partial, ArrayCopySemantics
 from funcgrad._jax.names import auto_insert_reshard, broadcast_prefix, check_arg, check_callable, concrete_or_error
 from funcgrad._jax.names import current_scope, current_source, DontWant, DropVar, dtypes, ensure_index, eval_trace
 from funcgrad._jax.names import foreign_accumulations, foreign_linearizations, get_referent, InternalFloatingPointError
+from funcgrad._jax.names import batch_program, fancy_primitive_batchers
 from funcgrad._jax.names import Jaxpr, Literal, manual_names, new_jaxpr_eqn, no_effects, NotNeeded, one_like, preduced
 from funcgrad._jax.names import Primitive, program_effects, pvary, raise_no_nan_in_deoptimized, reduced_vary_cast
 from funcgrad._jax.names import replicated_spec, set_current_trace, source_of, standard_basis, std, take_current_trace
@@ -47,4 +48,4 @@ from funcgrad._jax.types import cotangent_fits, ct_type, device_varying_spec, ex
 from funcgrad._jax.types import is_differentiable_dtype, is_ref, is_unsharded, permuted_sharding, stacked_aval
 from funcgrad._jax.types import unmentioned
 from funcgrad._jax.values import add_cotangents, canonicalize, current_trace, is_local, is_tracer, match, may_compile
-from funcgrad._jax.values import register_tracer, runs_eagerly, typed_scalar, typeof, weak_scalar, zeros
+from funcgrad._jax.values import register_tracer, runs_eagerly, typed_scalar, typeof, weak_scalar

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -9,28 +10,41 @@ from typing import Any
 import jax
 from jax.ad_checkpoint import Offloadable, Recompute
 from jax.debug import DebugEffect, OrderedDebugEffect
+from jax.interpreters.ad import primitive_jvps as foreign_jvps
+from jax.interpreters.ad import zeros_like_aval
 from jax.interpreters.partial_eval import dce_jaxpr, trace_to_jaxpr_dynamic
+from jax.sharding import use_abstract_mesh
 
 from funcgrad._jax.compat import ClosedJaxpr
 from funcgrad._jax.names import (
     UNSPECIFIED,
     DynamicJaxprTrace,
     Jaxpr,
+    Literal,
     Primitive,
     ReadEffect,
     RefEffect,
     convert_constvars_jaxpr,
+    current_jaxpr_eqn_context,
+    current_scope,
     current_source,
+    custom_partial_eval_rules,
+    dce_rules,
     ensure_enum,
+    foreign_accumulations,
     inline_jaxpr_into_trace,
     jit_p,
     mem_kind_to_space,
+    partial_eval_jaxpr_custom_rules,
     positional_effects,
     remat_allowed_effects,
     set_current_trace,
+    trace_ctx,
     wrap_init,
 )
 from funcgrad._jax.scopes import context_of
+
+_nothing = contextlib.nullcontext()
 
 
 def trace_to_jaxpr(fun: Callable[..., Sequence[Any]], in_avals: Sequence[Any], info: Any) -> ClosedJaxpr:
@@ -120,8 +134,74 @@ def write_out(trace: Any, program: ClosedJaxpr, args: Sequence[Any], params: Map
         return list(jit_p.bind(*args, **{**params, **changed}))
 
 
+def emit(trace: Any, eqn: Any, values: Sequence[Any], source: Any, context: Any) -> list[Any]:
+    """The outputs of an equation staged out for other operands of the same types.
+
+    A primitive's ``bind`` takes several times as long, to find these types again.
+    """
+    tracers = [trace.to_jaxpr_tracer(x, source) for x in values]
+    avals = [v.aval for v in eqn.outvars]
+    outs: list[Any] = trace.emit_eqn(tracers, avals, eqn.primitive, eqn.params, eqn.effects, source, context)
+    return outs
+
+
+def zeros(aval: Any) -> Any:
+    """Zeros of a cotangent's type, replication and sharding included."""
+    trace = trace_ctx.trace
+    eqn = equation_of_zeros(aval) if type(trace) is DynamicJaxprTrace else None
+    if eqn is None:
+        return zeros_here(aval)
+    return emit(trace, eqn, [x.val for x in eqn.invars], current_source(), current_jaxpr_eqn_context())[0]
+
+
+def zeros_here(aval: Any) -> Any:
+    mesh = getattr(getattr(aval, "sharding", None), "mesh", None)
+    with _nothing if mesh is None else use_abstract_mesh(mesh):
+        return zeros_like_aval(aval)
+
+
+@functools.lru_cache(maxsize=4096)
+def equation_of_zeros(aval: Any) -> Any:
+    """The equation that makes zeros of a type, None if it takes no equation, or several."""
+    eqns = jax.make_jaxpr(lambda: zeros_here(aval))().eqns
+    return eqns[0] if len(eqns) == 1 and all(type(x) is Literal for x in eqns[0].invars) else None
+
+
 def rebind(eqn: Any, values: Sequence[Any], scope: Any, **changed: Any) -> list[Any]:
     """The outputs of an equation for other operands, and other parameters where given."""
     with context_of(eqn, scope):
         outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params({**eqn.params, **changed}))
     return list(outs) if eqn.primitive.multiple_results else [outs]
+
+
+def run_here() -> Callable[[Any, Sequence[Any]], list[Any]]:
+    """Runs equations under the current trace, with their line and settings, in their scope inside of the current one.
+
+    Their operands are of the types that they have in their program.
+    """
+    trace, scope = trace_ctx.trace, current_scope()
+    if type(trace) is not DynamicJaxprTrace:
+        return lambda eqn, values: rebind(eqn, values, scope)
+
+    def run(eqn: Any, values: Sequence[Any]) -> list[Any]:
+        if eqn.effects or not is_plain(eqn.primitive):
+            return rebind(eqn, values, scope)
+        source = eqn.source_info
+        return emit(trace, eqn, values, source.replace(name_stack=scope + source.name_stack), eqn.ctx)
+
+    return run
+
+
+def behave_like(primitive: Primitive, new: Primitive) -> None:
+    """Make ``new`` what ``primitive`` is, which carries a program, but for how it is batched and lowered."""
+    new.multiple_results = primitive.multiple_results
+    new.def_impl(primitive.impl)
+    new.def_effectful_abstract_eval(primitive.abstract_eval)
+    for registry in (
+        foreign_jvps,
+        foreign_accumulations,
+        custom_partial_eval_rules,
+        partial_eval_jaxpr_custom_rules,
+        dce_rules,
+    ):
+        registry[new] = registry[primitive]

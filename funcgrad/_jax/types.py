@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ def cotangent_fits(got: Any, expected: Any) -> bool:
     return typecompat(got, expected) or is_temporary_dtype_exception(got, expected)
 
 
-def stacked_aval(length: int, aval: Any) -> Any:
+@functools.lru_cache(maxsize=4096)
+def stacked_aval(length: Any, aval: Any) -> Any:
     """The type of ``length`` values stacked along a new first axis."""
     return unmapped_aval(length, 0, aval)
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax import debug_nans
 from jax.core import ShapedArray
-from jax.interpreters.ad import add_jaxvals, zeros_like_aval
-from jax.sharding import SingleDeviceSharding, use_abstract_mesh
+from jax.interpreters.ad import add_jaxvals
+from jax.sharding import SingleDeviceSharding
 
 from funcgrad._jax.names import (
     ArrayImpl,
@@ -77,15 +77,6 @@ def typed_scalar(x: Any) -> Any:
 
 def weak_scalar(x: np.ndarray) -> Any:
     return TypedNdArray(x, aval=ShapedArray((), x.dtype, weak_type=True))
-
-
-def zeros(aval: Any) -> Any:
-    """Zeros of a cotangent's type, replication and sharding included."""
-    mesh = getattr(getattr(aval, "sharding", None), "mesh", None)
-    if mesh is None:
-        return zeros_like_aval(aval)
-    with use_abstract_mesh(mesh):
-        return zeros_like_aval(aval)
 
 
 def match(ct: Any, aval: Any) -> Any:

@@ -55,7 +55,7 @@ class Recording:
                 continue
             with scopes.of(node.source):
                 for slot, ct in zip(node.parents, node.rule.pullback(node, outs), strict=True):
-                    cts[slot] = accumulate(cts[slot], ct)
+                    cts[slot] = ct if cts[slot] is None else accumulate(cts[slot], ct)
         return cts
 
     def towards(self, wanted: Iterable[int]) -> tuple[Recording, set[int]]:

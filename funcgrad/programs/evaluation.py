@@ -19,7 +19,7 @@ def evaluate(program: ClosedJaxpr, *args: Any, run: Run | None = None) -> list[A
     """The outputs of ``program`` for ``args``. ``run`` runs one equation, by default under the current trace."""
     jaxpr = program.jaxpr
     if run is None:
-        run = run_here()
+        run = _jax.run_here()
     env: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
     env.update(zip(jaxpr.constvars, program.consts, strict=True))
     # Arrays are freed when they have been used for the last time.
@@ -32,12 +32,6 @@ def evaluate(program: ClosedJaxpr, *args: Any, run: Run | None = None) -> list[A
             if type(x) is not Literal and last[x] is eqn:
                 env.pop(x, None)
     return [x.val if type(x) is Literal else env[x] for x in jaxpr.outvars]
-
-
-def run_here() -> Run:
-    """Runs an equation under the current trace, with its line and settings, in its scope inside of the current one."""
-    scope = _jax.current_scope()
-    return lambda eqn, values: _jax.rebind(eqn, values, scope)
 
 
 def renamed(eqn: Any, env: dict[Any, Any], scope: Any = None) -> Any:

@@ -67,18 +67,13 @@ class Carrier(Rule):
         if self.of_values:
             primals = tape.values(primals)
         first = self.first(params)
-        activity = tuple(map(activity_of, primals[first:], tracers[first:]))
-        return self.record_halves(
-            tape, self.halves(tape, params, activity), primitive, primals, tracers, params, linear
-        )
-
-    def record_halves(self, tape, halves, primitive, primals, tracers, params, linear):
+        operands = tracers[first:]
+        halves = self.halves(tape, params, tuple(map(activity_of, primals[first:], operands)))
         with set_current_trace(tape.parent):
             values, residuals = self.forward(halves, primitive, primals, params)
-        return self.emit(tape, halves, primitive, tracers, params, linear, values, residuals)
+        return self.emit(tape, halves, primitive, operands, params, linear, values, residuals)
 
-    def emit(self, tape, halves, primitive, tracers, params, linear, outs, residuals):
-        operands = tracers[self.first(params) :]
+    def emit(self, tape, halves, primitive, operands, params, linear, outs, residuals):
         if not halves.all_known:
             rest = iter(outs)
             outs = [next(rest) if k else Zero(aval) for k, aval in zip(halves.out_known, halves.out_avals, strict=True)]

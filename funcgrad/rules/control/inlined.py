@@ -65,7 +65,8 @@ class Inlined(Halves):
     def pullback(self, node: Any, cts: Sequence[Any]) -> list[Any]:
         types = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])
         half, mask = self.known.get((types, node.wanted)) or self.backward(node, types)
-        return spread(half(_jax.current_trace(), [*node.residuals, *present(cts)], node.params), mask)
+        pulled = half(_jax.current_trace(), [*node.residuals, *present(cts)], node.params)
+        return pulled if len(pulled) == len(mask) else spread(pulled, mask)
 
     def backward(self, node: Any, types: tuple) -> tuple[Half, list[bool]]:
         """The backward half for cotangents of the very types ``types``, and which of the node's parents get one."""

@@ -197,11 +197,8 @@ def behave_like(primitive: Primitive, new: Primitive) -> None:
     new.multiple_results = primitive.multiple_results
     new.def_impl(primitive.impl)
     new.def_effectful_abstract_eval(primitive.abstract_eval)
-    for registry in (
-        foreign_jvps,
-        foreign_accumulations,
-        custom_partial_eval_rules,
-        partial_eval_jaxpr_custom_rules,
-        dce_rules,
-    ):
+    registries: list[dict[Primitive, Any]] = [
+        foreign_jvps, foreign_accumulations, custom_partial_eval_rules, partial_eval_jaxpr_custom_rules, dce_rules
+    ]  # fmt: skip
+    for registry in registries:
         registry[new] = registry[primitive]

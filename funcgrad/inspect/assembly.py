@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import jit_p, remat_p
+from funcgrad._jax import jit_p
 from funcgrad.engine.tape import Node
 from funcgrad.inspect.cuts import Cut
 from funcgrad.inspect.flags import find_flags
@@ -23,6 +23,7 @@ from funcgrad.inspect.opened import Note, Observation, Opening, Path, noted, ope
 from funcgrad.inspect.report import BackwardReport
 from funcgrad.inspect.statistics import Statistics
 from funcgrad.inspect.steps import BackwardStep, Formula, Kept, Line, Parameter, Place, Value, Variable
+from funcgrad.programs.waiting import CHECKPOINTS
 from funcgrad.rules.control.custom import CustomVjp
 from funcgrad.rules.control.scan import Scan
 from funcgrad.rules.rule import Formula as FormulaRule
@@ -30,11 +31,11 @@ from funcgrad.rules.rule import Joint, bare
 
 #: Nodes that stand for more than an operation, by primitive.
 KINDS = {
-    jit_p: "call", _jax.shard_map_p: "call", remat_p: "remat", lax.cond_p: "branch", lax.scan_p: "loop",
-    lax.while_p: "loop",
+    jit_p: "call", _jax.shard_map_p: "call", lax.cond_p: "branch", lax.scan_p: "loop", lax.while_p: "loop",
+    **dict.fromkeys(CHECKPOINTS, "remat"),
 }  # fmt: skip
 #: Primitives with a name that is not the one they are known by.
-NAMES = {remat_p: "checkpoint"}
+NAMES = dict.fromkeys(CHECKPOINTS, "checkpoint")
 
 
 #: Residuals that are no arrays.

@@ -12,10 +12,11 @@ from jax import lax
 from jax.extend.core import jaxprs_in_params
 
 from funcgrad import _jax
-from funcgrad._jax import jit_p, name_p, remat_p, set_current_trace
+from funcgrad._jax import jit_p, name_p, set_current_trace
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Node
 from funcgrad.inspect.opened import Path, Watch, inside, noted, noting, take_notes
+from funcgrad.programs.waiting import CHECKPOINTS
 from funcgrad.rules import RuleTable
 from funcgrad.rules import default as default_rules
 from funcgrad.rules.control.carrier import Carrier
@@ -146,7 +147,7 @@ def without_cotangent(fun: Callable, args: Any, kwargs: Any) -> list[NamedValue]
             if eqn.primitive is name_p:
                 aval: Any = eqn.outvars[0].aval
                 yield NamedValue(None, eqn.params["name"], (*stacked, *aval.shape), aval.dtype)
-            elif eqn.primitive in (jit_p, remat_p, lax.scan_p):
+            elif eqn.primitive in (jit_p, *CHECKPOINTS, lax.scan_p):
                 length = eqn.params.get("length")
                 (inner,) = jaxprs_in_params(eqn.params)
                 yield from walk(inner, stacked if length is None else (*stacked, length))

@@ -22,9 +22,10 @@ from jax import lax
 from jax.core import Trace
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, jit_p, remat_p, set_current_trace
+from funcgrad._jax import ClosedJaxpr, jit_p, set_current_trace
 from funcgrad.engine.split import run
 from funcgrad.programs.evaluation import evaluate
+from funcgrad.programs.waiting import CHECKPOINTS
 from funcgrad.rules import elementwise
 from funcgrad.rules.control.while_loop import with_one_predicate
 
@@ -151,7 +152,7 @@ class Hunt(Trace):
     def program_in(self, primitive, args, params) -> tuple[ClosedJaxpr, Sequence[Any]] | None:
         if primitive is jit_p:
             return params["jaxpr"], args
-        if primitive is remat_p:
+        if primitive in CHECKPOINTS:
             return _jax.close(params["jaxpr"]), args
         if primitive is lax.cond_p:
             branches = params["branches"]

@@ -24,10 +24,11 @@ Policy = Callable[..., Any]
 
 
 class Saved:
-    """How a saved value is put away and had back; ``alias`` is the variable that it names, if it is a name."""
+    """How a saved value is put away and had back; ``aliases`` are other variables of the same value."""
 
-    def __init__(self, decision: Any, alias: Var | None):
-        self.alias = alias
+    def __init__(self, decision: Any, aliases: tuple[Var, ...] = ()):
+        self.aliases = aliases
+        self.decision = decision
         self.send: Callable[[Any], Any] = lambda x: x
         self.fetch: Callable[[Any], Any] = lambda x: x
         if isinstance(decision, _jax.Offloadable):
@@ -48,13 +49,30 @@ def expose(program: ClosedJaxpr, policy: Policy) -> tuple[ClosedJaxpr, ClosedJax
             continue
         shown.append(eqn)
         fed.append(eqn)
+        if is_rounding(eqn) and eqn.invars[0] in saved:
+            # A checkpoint inside has saved it as well, rounded: that is the value to keep, once for both.
+            raw = saved.pop(eqn.invars[0])
+            saved[eqn.outvars[0]] = Saved(raw.decision, (eqn.invars[0], *raw.aliases))
+            continue
         decision = _jax.policy_decision(policy, eqn)
         if decision is not None:
             named = eqn.primitive is name_p and type(eqn.invars[0]) is not Literal
-            alias = eqn.invars[0] if named else None
-            saved.update({v: Saved(decision, alias) for v in eqn.outvars if not isinstance(v, _jax.DropVar)})
+            aliases = (eqn.invars[0],) if named else ()
+            saved.update({v: Saved(decision, aliases) for v in eqn.outvars if not isinstance(v, _jax.DropVar)})
     forms = [_jax.with_parts(program, eqns=eqns) for eqns in (shown, fed)]
     return forms[0], forms[1], saved
+
+
+def is_rounding(eqn: Any) -> bool:
+    """Whether an equation only fixes the precision of a value to that of its type."""
+    if eqn.primitive is not lax.reduce_precision_p or type(eqn.invars[0]) is Literal:
+        return False
+    return bool(eqn.params == precision_of(eqn.outvars[0].aval))
+
+
+def precision_of(aval: Any) -> dict[str, Any]:
+    info = jnp.finfo(aval.dtype)
+    return {"exponent_bits": info.nexp, "mantissa_bits": info.nmant}
 
 
 def expose_scan(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
@@ -64,14 +82,17 @@ def expose_scan(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
     if not saved:
         return eqn, eqn, {}
     layout = _jax.scan_layout(eqn.params)
-    stacks = {v: Var(_jax.stacked_aval(eqn.params["length"], v.aval)) for v in saved}
-    shown_body = with_outputs(shown, [*body.jaxpr.outvars, *saved])
+    outs = list(zip(body.jaxpr.outvars, eqn.outvars, strict=True))[layout[1] :]
+    returned = {v: stack for v, stack in outs if v in saved and not isinstance(stack, _jax.DropVar)}
+    more = {v: Var(_jax.stacked_aval(eqn.params["length"], v.aval)) for v in saved if v not in returned}
+    stacks = {v: returned.get(v) or more[v] for v in saved}
+    shown_body = with_outputs(shown, [*body.jaxpr.outvars, *more])
     shown_params = _jax.scan_params(eqn.params, shown_body, *layout)
-    shown_eqn = eqn.replace(outvars=[*eqn.outvars, *stacks.values()], params=shown_params)
+    shown_eqn = eqn.replace(outvars=[*eqn.outvars, *more.values()], params=shown_params)
     fed_body = slice_program(fed, body.jaxpr.outvars, list(saved), keep=_jax.is_for_debugging, refs=True)
     params = _jax.scan_params(eqn.params, fed_body, *layout)
     fed_eqn = eqn.replace(invars=[*eqn.invars, *stacks.values()], params=params)
-    return shown_eqn, fed_eqn, {stacks[v]: Saved(None, None) for v in saved}
+    return shown_eqn, fed_eqn, {stacks[v]: Saved(None) for v in saved}
 
 
 def expose_cond(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
@@ -94,7 +115,7 @@ def expose_cond(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
     fed_params = {**eqn.params, "branches": tuple(fed_branches)}
     shown_eqn = eqn.replace(outvars=[*eqn.outvars, *places], params=shown_params)
     fed_eqn = eqn.replace(invars=[*eqn.invars, *places], params=fed_params)
-    return shown_eqn, fed_eqn, {v: Saved(None, None) for v in places}
+    return shown_eqn, fed_eqn, {v: Saved(None) for v in places}
 
 
 def padded(program: ClosedJaxpr, num_outs: int, avals: Sequence[Any], start: int) -> ClosedJaxpr:
@@ -129,8 +150,7 @@ def round_saved(program: ClosedJaxpr, saved: Sequence[Var]) -> ClosedJaxpr:
         fresh = {v: Var(v.aval) for v in eqn.outvars if v in rounded}
         eqns.append(eqn.replace(outvars=[fresh.get(v, v) for v in eqn.outvars]))
         for v, raw in fresh.items():
-            info = jnp.finfo(v.aval.dtype)
-            params = {"exponent_bits": info.nexp, "mantissa_bits": info.nmant}
+            params = precision_of(v.aval)
             eqns.append(
                 new_jaxpr_eqn([raw], [v], lax.reduce_precision_p, params, _jax.no_effects, eqn.source_info, eqn.ctx)
             )

@@ -14,12 +14,13 @@ import jax
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import Jaxpr, Var, remat_p
+from funcgrad._jax import Jaxpr, Var
 from funcgrad.engine.split import Activity, split
 from funcgrad.programs.evaluation import evaluate, inline_jits
 from funcgrad.programs.expose import Saved, expose, round_saved
 from funcgrad.programs.flow import read_outside, slice_program, taking, variables_read
 from funcgrad.programs.memo import kept, memo
+from funcgrad.programs.waiting import CHECKPOINTS, compute_again
 from funcgrad.rules.control.carrier import Carrier, Halves, present, spread
 
 
@@ -51,7 +52,7 @@ class Remat(Carrier):
             barrier = tuple([barrier[i] for i in halves.used_inputs])
             barrier = (False,) * len(program.consts) + barrier + (True,) * (len(operands) - len(inputs))
         changed = {"jaxpr": _jax.opened(program), "prevent_cse": barrier, "differentiated": True}
-        return spread(remat_p.bind(*program.consts, *operands, **{**node.params, **changed}), mask)
+        return spread(compute_again(*program.consts, *operands, **{**node.params, **changed}), mask)
 
     def fetched(self, node: Any) -> tuple[Sequence[Any], list[Any]]:
         """The inputs that are used again, and the saved values, from wherever they were put."""
@@ -78,7 +79,7 @@ class RematHalves(Halves):
         fed = forward
         if policy is not None:
             forward, fed, saved = expose(inline_jits(forward), policy)
-        saved = {**dict.fromkeys(read_outside(forward), Saved(None, None)), **saved}
+        saved = {**dict.fromkeys(read_outside(forward), Saved(None)), **saved}
         jaxpr = forward.jaxpr
         wanted = self.split.residuals(jaxpr.invars, jaxpr.outvars)
 
@@ -86,11 +87,11 @@ class RematHalves(Halves):
             return _jax.is_for_debugging(eqn) and (policy is None or _jax.policy_decision(policy, eqn) is None)
 
         read = variables_read(slice_program(fed, wanted, list(saved), keep=runs_again))
-        kept = [v for v in saved if v in read or saved[v].alias in read]
+        kept = [v for v in saved if not read.isdisjoint((v, *saved[v].aliases))]
         self.send = [saved[v].send for v in kept]
         self.fetch = [saved[v].fetch for v in kept]
         # A named value and the value it names are one, so either stands for both.
-        self.given = [(k, u) for k, v in enumerate(kept) for u in (v, saved[v].alias) if u is not None]
+        self.given = [(k, u) for k, v in enumerate(kept) for u in (v, *saved[v].aliases)]
         again = slice_program(fed, wanted, [u for _, u in self.given], keep=runs_again)
         read = variables_read(again)
         self.used_inputs = [i for i, v in enumerate(jaxpr.invars) if v in read]
@@ -124,4 +125,4 @@ def split_remat(program: Jaxpr, activity: tuple, rules: Any, policy: Callable | 
     return RematHalves(_jax.close(program), activity, rules, policy)
 
 
-rules = {remat_p: Remat()}
+rules = dict.fromkeys(CHECKPOINTS, Remat())

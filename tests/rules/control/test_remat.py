@@ -288,3 +288,23 @@ def test_debug_prints_are_printed_on_both_passes(capfd):
         return capfd.readouterr().out.count("seen")
 
     assert printed(fg.grad) == printed(jax.grad)
+
+
+@pytest.mark.parametrize(
+    "policy", [policies.dots_saveable, policies.save_only_these_names("hidden", "out")], ids=["products", "names"]
+)
+def test_what_checkpoints_inside_and_outside_of_a_loop_save_is_kept_once(policy):
+    def layer(x, weights):
+        hidden = checkpoint_name(x @ weights[0], "hidden")
+        out = checkpoint_name((jnp.tanh(hidden) * jnp.sin(hidden)) @ weights[1], "out")
+        return x + jnp.tanh(out) * jnp.sin(out), None
+
+    def loss(weights, x):
+        layers = lambda x: lax.scan(jax.checkpoint(layer, policy=policy), x, weights)[0]  # noqa: E731
+        return jnp.sum(jax.checkpoint(layers, policy=policy)(x) ** 2)
+
+    weights, x = (jnp.ones((12, 32, 128)) * 0.01, jnp.ones((12, 128, 32)) * 0.01), jnp.ones((64, 32))
+    ours, theirs = (jax.jit(grad(loss, (0, 1))).lower(weights, x).compile() for grad in (fg.grad, jax.grad))
+    sizes = [c.memory_analysis().temp_size_in_bytes for c in (ours, theirs)]
+    assert sizes[0] <= 1.2 * sizes[1]
+    assert_same(ours(weights, x), theirs(weights, x), 1e-5)

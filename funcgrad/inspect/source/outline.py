@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,15 +74,12 @@ def repeated(root: Program) -> list[range] | None:
 
 def runs(tokens: Sequence[int], period: int) -> list[tuple[int, int]]:
     """The stretches that repeat themselves after ``period`` tokens, at least once as a whole."""
-    found, start = [], None
-    for i in range(len(tokens) - period + 1):
-        same = i + period < len(tokens) and tokens[i] == tokens[i + period]
-        if same and start is None:
-            start = i
-        elif not same and start is not None:
-            if i - start >= period:
-                found.append((start, i + period))
-            start = None
+    found, start = [], 0
+    for is_same, group in itertools.groupby(map(operator.eq, tokens, tokens[period:])):
+        stop = start + len(list(group))
+        if is_same and stop - start >= period:
+            found.append((start, stop + period))
+        start = stop
     return found
 
 
@@ -155,9 +154,8 @@ def users(root: Program) -> dict[Any, set[int]]:
     """The numbers of the equations that use each value; -1 for the program's outputs."""
     found: dict[Any, set[int]] = {}
     for at, eqn in enumerate(root.equations):
-        for x in (*eqn.inputs, *(v for inner in eqn.programs() if eqn.name != "call" for v in inner.free())):
-            if type(x) is Var:
-                found.setdefault(x, set()).add(at)
+        for x in eqn.reads():
+            found.setdefault(x, set()).add(at)
     for x in root.outputs:
         if type(x) is Var:
             found.setdefault(x, set()).add(-1)

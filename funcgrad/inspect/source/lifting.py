@@ -72,9 +72,8 @@ class Lifter:
     def __init__(self, root: ClosedJaxpr):
         self.calls: Counter = Counter()
         self.lengths: dict[int, int] = {}
-        #: Array constants by variable, and the variables by array.
-        self.constants: dict[Var, Any] = {}
-        self.known_constants: dict[int, Var] = {}
+        #: Array constants by identity, each with its variable.
+        self.constants: dict[int, tuple[Var, Any]] = {}
         self.functions: dict[int, Program] = {}
         #: Kept, so that no other jaxpr gets the id of one.
         self.expanded: list[ClosedJaxpr] = []
@@ -107,13 +106,9 @@ class Lifter:
         if isinstance(value, Literal):
             return value
         aval = _jax.typeof(value)
-        if isinstance(aval, ShapedArray) and not aval.shape and not is_extended(aval):
+        if isinstance(aval, ShapedArray) and not aval.shape and not jnp.issubdtype(aval.dtype, jax.dtypes.extended):
             return Literal(np.asarray(value)[()], aval)
-        if id(value) not in self.known_constants:
-            var = Var(aval)
-            self.known_constants[id(value)] = var
-            self.constants[var] = value
-        return self.known_constants[id(value)]
+        return self.constants.setdefault(id(value), (Var(aval), value))[0]
 
     def inline(self, where: Where, program: ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
         """Write a jaxpr's equations down; returns what its outputs are there. ``inputs`` are the last operands."""
@@ -125,9 +120,10 @@ class Lifter:
             return self.constant(x) if type(x) is Literal else env[x]
 
         for eqn in jaxpr.eqns:
-            path = where.path + scopes(eqn.source_info)
+            scopes = [x.name for x in eqn.source_info.name_stack.stack]
+            path = (*where.path, *(name for name in scopes if name.startswith(SCOPE)))
             frames = (*_jax.user_frames(eqn.source_info), *where.frames)
-            backward = where.backward or in_backward(eqn.source_info)
+            backward = where.backward or BACK in scopes
             if backward and not path:
                 frames = ()  # a loop's own bookkeeping
             outs = self.equation(Where(where.into, frames, path, backward), eqn, list(map(read, eqn.invars)))
@@ -155,18 +151,15 @@ class Lifter:
         }
         if name in WRITTEN_OUT:
             inner = jaxprs_in(tuple(eqn.params.values()))[0]
-            if name in ("jit", "pjit") and self.is_function(inner.jaxpr):
+            length = self.lengths.get(id(inner.jaxpr), 0)
+            if name in ("jit", "pjit") and self.calls[id(inner.jaxpr)] > 1 and length >= SMALLEST:
                 return self.call(where, eqn, inner, inputs)
             if name in ("checkpoint", "remat2") and params.get("differentiated") and params["prevent_cse"]:
                 inputs = behind_barrier(where, inputs)
             outs = self.inline(where, inner, inputs)
             function = plain_name(params.get("name"))
-            if (
-                function
-                and not where.backward
-                and not hasattr(lax, function)
-                and (name == "custom_jvp_call" or self.lengths.get(id(inner.jaxpr), 0) > 1)
-            ):
+            is_long = name == "custom_jvp_call" or length > 1
+            if function and is_long and not where.backward and not hasattr(lax, function):
                 where.into.returned.update({v: function for v in outs[:1] if type(v) is Var})
             return outs
         if name == "scan" and params["length"] == 1:
@@ -213,9 +206,6 @@ class Lifter:
 
         return inputs, {key: lifted(value) for key, value in params.items()}
 
-    def is_function(self, jaxpr: Jaxpr) -> bool:
-        return self.calls[id(jaxpr)] > 1 and self.lengths[id(jaxpr)] >= SMALLEST
-
     def call(self, where: Where, eqn: Any, inner: ClosedJaxpr, inputs: list) -> list[Any]:
         program = self.functions.get(id(inner.jaxpr))
         if program is None:
@@ -259,16 +249,3 @@ def mark(where: Where, name: str, value: Any) -> None:
 
 def is_no_sharding(value: Any) -> bool:
     return isinstance(value, jax.sharding.NamedSharding) and value.mesh.empty
-
-
-def is_extended(aval: Any) -> bool:
-    return jnp.issubdtype(aval.dtype, jax.dtypes.extended)
-
-
-def scopes(source: Any) -> Path:
-    names = (x.name for x in source.name_stack.stack)
-    return tuple([name for name in names if name.startswith(SCOPE)])
-
-
-def in_backward(source: Any) -> bool:
-    return any(x.name == BACK for x in source.name_stack.stack)

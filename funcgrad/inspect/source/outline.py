@@ -98,8 +98,9 @@ def best_phase(root: Program, start: int, stop: int, period: int, used: dict[Any
         if count >= max(2, most - 1):
             windows = [range(first + k * period, first + (k + 1) * period) for k in range(count)]
             if alike(root, windows):
-                size = sum(Interface(root, windows, used).size())
-                choices.append((not is_whole(root, windows[0]), size + 8 * (count < most), first, windows))
+                interface = Interface(root, windows, used)
+                size = len(interface.inputs) + len(interface.outputs) + 8 * (count < most)
+                choices.append((not is_whole(root, windows[0]), size, first, windows))
     # A repetition less is worth it where that cuts between two calls of the user's.
     return min(choices, key=lambda choice: choice[:3])[3] if choices else None
 
@@ -145,9 +146,6 @@ class Interface:
             for i in range(len(root.equations[at].outputs))
             if any(used.get(root.equations[w[k]].outputs[i], set()) - set(w) for w in windows)
         ]
-
-    def size(self) -> tuple[int, int]:
-        return len(self.inputs), len(self.outputs)
 
 
 def users(root: Program) -> dict[Any, set[int]]:
@@ -201,9 +199,8 @@ def carry_marks(root: Program, windows: Sequence[range], function: Program) -> N
         for theirs, mine in ((root.primals, function.primals), (root.cotangents, function.cotangents)):
             mine.update({key: inside[v] for key, v in theirs.items() if type(v) is Var and v in inside})
         for given, own in ((root.names, function.names), (root.returned, function.returned)):
-            for v, name in given.items():
-                if v in inside:
-                    own.setdefault(inside[v], name)
+            for v in inside.keys() & given:
+                own.setdefault(inside[v], given[v])
 
 
 def shared_depth(eqns: Sequence[Equation]) -> int:

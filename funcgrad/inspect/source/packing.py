@@ -154,11 +154,8 @@ def accessed(argument: str, path: Sequence[Any]) -> str | None:
 def unpacking(pairs: Sequence[tuple[str, ast.expr]]) -> list[ast.stmt]:
     """Statements that give names to expressions, in one where they are few and fit a line."""
     together = assign([ast.Name(x) for x, _ in pairs], packed([value for _, value in pairs]))
-    return [together] if len(pairs) <= 4 and fits(together) else [assign([ast.Name(x)], value) for x, value in pairs]
-
-
-def fits(statement: ast.stmt) -> bool:
-    return len(lines_of(statement, WIDTH - 4)) == 1
+    is_one_line = len(pairs) <= 4 and len(lines_of(together, WIDTH - 4)) == 1
+    return [together] if is_one_line else [assign([ast.Name(x)], value) for x, value in pairs]
 
 
 # Residuals.
@@ -172,7 +169,7 @@ def pack_residuals(calls: Mapping[Program, Sequence[tuple[Program, Equation]]], 
         for taker in {use.taker: None for pair in pairs for use in pair.values()}:
             giving = [pair for pair in pairs if any(use.taker is taker for use in pair.values())]
             outputs = [i for i, use in giving[0].items() if use.taker is taker]
-            outputs = [i for i in outputs if all(i in pair and pair[i].to == giving[0][i].to for pair in giving)]
+            outputs = [i for i in outputs if all(i in pair and pair[i][:2] == giving[0][i][:2] for pair in giving)]
             inputs = [giving[0][i].number for i in outputs]
             # Every call of the taker must get all of them from one call of the function.
             one_call = all(len({id(pair[i].call) for i in outputs}) == 1 for pair in giving)
@@ -185,32 +182,25 @@ def pack_residuals(calls: Mapping[Program, Sequence[tuple[Program, Equation]]], 
 
 
 class Use(NamedTuple):
-    """What uses a value: a call, and the number of its operand."""
+    """What uses a value: a function, the number of its operand, and the call."""
 
-    call: Equation
+    taker: Program
     number: int
-
-    @property
-    def taker(self) -> Program:
-        return self.call.params["program"]
-
-    @property
-    def to(self) -> tuple[Program, int]:
-        return self.taker, self.number
+    call: Equation
 
 
 def handed_over(program: Program, eqn: Equation) -> dict[int, Use]:
     """The outputs of an equation, by number, that are used in a single call and nowhere else."""
-    users: dict[Var, list[Use]] = {}
+    users: dict[Any, list[tuple[Equation, int]]] = {}
     for other in program.equations:
         for i, x in enumerate(other.inputs):
             if type(x) is Var:
-                users.setdefault(x, []).append(Use(other, i))
+                users.setdefault(x, []).append((other, i))
     elsewhere = {x for x in program.outputs if type(x) is Var}
     elsewhere = elsewhere.union(*(other.captured() for other in program.equations))
     found = {}
     for i, v in enumerate(eqn.outputs):
-        uses = users.get(v, [])
-        if v not in elsewhere and len(uses) == 1 and uses[0].call.name == "call":
-            found[i] = uses[0]
+        match users.get(v):
+            case [(call, number)] if call.name == "call" and v not in elsewhere:
+                found[i] = Use(call.params["program"], number, call)
     return found

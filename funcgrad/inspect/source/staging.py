@@ -70,16 +70,14 @@ def stage(
     leaves, in_tree = jax.tree.flatten((tuple(args), dict(kwargs)))
 
     def staged(static: list[bool]) -> Staged:
-        def there_and_back(*arrays: Any) -> Any:
-            rest = iter(arrays)
-            given = [x if s else next(rest) for x, s in zip(leaves, static, strict=True)]
-            args, kwargs = jax.tree.unflatten(in_tree, given)
+        def there_and_back(arrays: dict[int, Any]) -> Any:
+            args, kwargs = jax.tree.unflatten(in_tree, [arrays.get(i, x) for i, x in enumerate(leaves)])
             value, gradient = halves(fun, argnums, args, kwargs, has_aux, False, False, rules.derived(marking))
             with jax.named_scope(BACK):
                 return value, gradient()
 
-        arrays = [x for x, s in zip(leaves, static, strict=True) if not s]
-        jaxpr, out_shape = jax.make_jaxpr(there_and_back, return_shape=True)(*arrays)
+        arrays = {i: x for i, x in enumerate(leaves) if not static[i]}
+        jaxpr, out_shape = jax.make_jaxpr(there_and_back, return_shape=True)(arrays)
         return Staged(jaxpr, static, jax.tree.structure(out_shape))
 
     static = [not is_array_like(x) for x in leaves]

@@ -93,7 +93,7 @@ def tidied(jaxpr: Any) -> tuple[Program, dict[Var, Any]]:
     simplify(root, REWRITES)
     outline(root)
     used = {x for program in callers_first(root) for x in program.uses()}
-    return root, {v: x for v, x in lifter.constants.items() if v in used}
+    return root, {v: x for v, x in lifter.constants.values() if v in used}
 
 
 def written(root: Program, constants: Mapping[Var, Any], arguments: Arguments, title: str, has_aux: bool) -> str:

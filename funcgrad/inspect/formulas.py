@@ -21,8 +21,6 @@ from funcgrad.inspect.printing import text
 from funcgrad.inspect.syntax import syntax
 from funcgrad.rules.rule import Formula, Joint, Rule
 
-__all__ = ["formula_text"]
-
 #: A formula that comes out longer than this is shown by its name.
 LONGEST = 100
 

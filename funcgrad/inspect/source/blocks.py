@@ -189,9 +189,11 @@ class Block:
             self.values[eqn.outputs[0]] = value
             return
         self.comment(eqn)
-        is_alone = len(eqn.outputs) == 1 and not self.uses[eqn.outputs[0]]
-        hints = [base(self.name_of(x)) for x in eqn.inputs] if eqn.name == "optimization_barrier" else None
-        self.body.append(assign([] if is_alone else self.targets(eqn, hints), value))
+        is_single = len(eqn.outputs) == 1
+        is_fence = eqn.name == "optimization_barrier" and not is_single
+        hints = [base(self.name_of(x)) for x in eqn.inputs] if is_fence else None
+        is_unused = is_single and not self.uses[eqn.outputs[0]]
+        self.body.append(assign([] if is_unused else self.targets(eqn, hints), value))
 
     def stays_inside(self, eqn: Equation, value: ast.expr) -> bool:
         """Whether an expression is written where it is used, instead of getting a name."""

@@ -248,7 +248,7 @@ def first_iteration(event: Event, kind: str) -> tuple[int, ClosedJaxpr, list[Any
     else:
         if params["cond_jaxpr"].out_avals[0].shape:
             operands, _, params = with_one_predicate(operands, [None] * len(operands), params)
-        body, cond, xs = params["body_jaxpr"], params["cond_jaxpr"], ()
+        body, cond, xs = params["body_jaxpr"], params["cond_jaxpr"], []
         cond_consts, consts, carry = split_at(operands, params["cond_nconsts"], params["body_nconsts"])
         length, reverse = np.iinfo(np.int32).max, False
     with set_current_trace(_jax.eval_trace):

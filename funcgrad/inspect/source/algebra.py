@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcgrad._jax import Literal, Var
-from funcgrad.inspect.source.program import Equation
+from funcgrad.inspect.source.program import Equation, dtype_of
 from funcgrad.inspect.source.simplify import (
     Rewrite,
     Rule,
@@ -56,7 +56,7 @@ def scaled(s: Simplifier, eqn: Equation) -> Rewrite | None:
     if type(x) is not Literal or made is None or type(made.inputs[0]) is not Literal:
         return None
     first, second = x.val, made.inputs[0].val
-    if not jnp.issubdtype(x.aval.dtype, np.floating) or not (is_power_of_two(first) or is_power_of_two(second)):
+    if not jnp.issubdtype(dtype_of(x), np.floating) or not (is_power_of_two(first) or is_power_of_two(second)):
         return None
     factor = literal(np.asarray(first) * np.asarray(second), x.aval)
     if not 1e-30 < abs(float(factor.val)) < 1e30:
@@ -221,7 +221,7 @@ class Match:
                 return self.fits(inner, x) and self.s.only_use(x)
             case ast.Name(id="n" | "m" | "k") if type(x) is not Literal:
                 return False
-            case ast.Name(id="k") if not (jnp.issubdtype(x.aval.dtype, np.floating) and x.val < 0):
+            case ast.Name(id="k") if not (jnp.issubdtype(dtype_of(x), np.floating) and x.val < 0):
                 return False
             case ast.Name(id=name) if name != "inf":
                 return value_key(self.values.setdefault(name, x)) == value_key(x)

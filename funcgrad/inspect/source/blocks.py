@@ -16,7 +16,7 @@ from funcgrad.inspect.source import indexing, operations, structured
 from funcgrad.inspect.source.expressions import assign, dtype_text, expression, function, packed, scalar_text
 from funcgrad.inspect.source.names import Namespace, assigned_names, base, cotangents_in, statement_of, word_for
 from funcgrad.inspect.source.packing import Packing
-from funcgrad.inspect.source.program import Equation, Program
+from funcgrad.inspect.source.program import Equation, Program, dtype_of
 from funcgrad.inspect.source.spelling import spelled
 
 SPELLINGS = {**operations.SPELLINGS, **structured.SPELLINGS, **indexing.SPELLINGS}
@@ -89,12 +89,12 @@ class Block:
         if type(x) is not Literal:
             return self.values[x]
         # JAX takes a Python integer for one of 32 bits.
-        is_wide = isinstance(x.aval.dtype, np.dtype) and x.aval.dtype.kind in "iu" and abs(int(x.val)) >= 2**31
+        is_wide = isinstance(dtype_of(x), np.dtype) and dtype_of(x).kind in "iu" and abs(int(x.val)) >= 2**31
         return self.typed(x) if is_wide else expression(scalar_text(x.val))
 
     def typed(self, x: Any) -> ast.expr:
         if type(x) is Literal:
-            return expression(f"{dtype_text(x.aval.dtype)}({scalar_text(x.val)})")
+            return expression(f"{dtype_text(dtype_of(x))}({scalar_text(x.val)})")
         return self.values[x]
 
     def all_typed(self, values: Iterable[Any]) -> list[ast.expr]:

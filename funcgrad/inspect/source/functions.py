@@ -34,7 +34,7 @@ def define(module: Module, program: Program, operands: Sequence[str | None], res
     if len(own) == len(program.all_inputs):
         block.hints.update(zip(program.all_inputs, own, strict=True))
     known = zip(program.outputs, results, strict=True)
-    block.hints.update({v: base(result) for v, result in known if result and type(v) is Var})
+    block.hints.update({v: base(result) or result for v, result in known if result and type(v) is Var})
     params = signature(block, operands)
     body = block.statements()
     module.definitions.append(function(name, params, [*body, ast.Return(packed(returned(block)))]))

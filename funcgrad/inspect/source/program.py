@@ -98,6 +98,10 @@ def plain_name(name: str | None) -> str:
     return (name or "").split(" ")[0].split(".")[-1].strip("<>_")
 
 
+def dtype_of(x: Any) -> Any:
+    return x.aval.dtype
+
+
 def callers_first(root: Program) -> list[Program]:
     """All programs, each after those that use it."""
     order: list[Program] = []

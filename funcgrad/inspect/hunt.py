@@ -216,10 +216,10 @@ class Hunt(Trace):
         """An event, or if it is a loop, the one inside the loop that it comes of; and whether it is a beginning."""
         if event.primitive not in (lax.scan_p, lax.while_p):
             return event, bool(event.fresh().any())
-        kinds = ["nan", "inf"] if any(has_nan(as_float(x)) for x in event.outs if is_float(x)) else ["inf"]
+        kinds = [jnp.isnan, jnp.isinf] if any(has_nan(as_float(x)) for x in event.outs if is_float(x)) else [jnp.isinf]
         last: Event | None = None
-        for kind in kinds:
-            found = first_iteration(event, kind)
+        for is_bad in kinds:
+            found = first_iteration(event, is_bad)
             if found is None:
                 continue
             at, body, operands = found
@@ -235,11 +235,8 @@ class Hunt(Trace):
         return last or event, False
 
 
-def first_iteration(event: Event, kind: str) -> tuple[int, ClosedJaxpr, list[Any]] | None:
-    """The first iteration of a loop with a NaN, or an infinity, in what comes of it: its number, program and operands.
-
-    None if there is none.
-    """
+def first_iteration(event: Event, is_bad: Callable) -> tuple[int, ClosedJaxpr, list[Any]] | None:
+    """The first iteration of a loop in whose results something ``is_bad``: its number, program and operands, if any."""
     params, operands = event.params, event.operands
     if event.primitive is lax.scan_p:
         body, cond, cond_consts = params["jaxpr"], None, []
@@ -252,7 +249,7 @@ def first_iteration(event: Event, kind: str) -> tuple[int, ClosedJaxpr, list[Any
         cond_consts, consts, carry = split_at(operands, params["cond_nconsts"], params["body_nconsts"])
         length, reverse = np.iinfo(np.int32).max, False
     with set_current_trace(_jax.eval_trace):
-        at, carry, found = search(body, cond, length, reverse, kind)(cond_consts, consts, carry, xs)
+        at, carry, found = search(body, cond, length, reverse, is_bad)(cond_consts, consts, carry, xs)
         if not found:
             return None
         i = int(length - 1 - at if reverse else at)
@@ -260,9 +257,7 @@ def first_iteration(event: Event, kind: str) -> tuple[int, ClosedJaxpr, list[Any
 
 
 @_jax.weakref_lru_cache
-def search(body: ClosedJaxpr, cond: ClosedJaxpr | None, length: int, reverse: bool, kind: str) -> Callable:
-    is_bad = {"nan": jnp.isnan, "inf": jnp.isinf}[kind]
-
+def search(body: ClosedJaxpr, cond: ClosedJaxpr | None, length: int, reverse: bool, is_bad: Callable) -> Callable:
     def run(cond_consts, consts, carry, xs):
         def proceeds(state):
             at, carry, found = state

@@ -57,7 +57,7 @@ class Where(NamedTuple):
         self, name: str, inputs: list, avals: Iterable, params: dict, primitive: Any = None, has_effects: bool = False
     ) -> list[Any]:
         outputs = list(map(Var, avals))
-        eqn = Equation(name, inputs, outputs, params, self.frames, self.path, self.backward, primitive, has_effects)
+        eqn = Equation(name, inputs, outputs, params, self.frames, self.backward, primitive, has_effects)
         self.into.equations.append(eqn)
         self.into.inside.setdefault(self.path, []).extend(eqn.programs())
         return list(outputs)

@@ -185,7 +185,7 @@ def extract(root: Program, windows: Sequence[range], partners: Sequence[Program]
         outputs = [eqns[k].outputs[i] for k, i in interface.outputs]
         frames = eqns[0].frames[len(eqns[0].frames) - depth :]
         inputs = [values[which] for values in interface.inputs]
-        calls.append(Equation("call", inputs, outputs, {"program": function}, frames, eqns[0].path, eqns[0].backward))
+        calls.append(Equation("call", inputs, outputs, {"program": function}, frames, eqns[0].backward))
     root.equations[windows[0].start : windows[-1].stop] = calls
     return function
 

@@ -14,14 +14,13 @@ Path = tuple[str, ...]
 
 @dataclasses.dataclass(eq=False)
 class Equation:
-    """One operation. ``frames`` are the user's, innermost first; ``path`` the marked scopes it stands in."""
+    """One operation. ``frames`` are the user's, innermost first."""
 
     name: str
     inputs: list[Any]
     outputs: list[Any]
     params: dict[str, Any]
     frames: tuple[Any, ...] = ()
-    path: Path = ()
     backward: bool = False
     primitive: Any = None
     has_effects: bool = False

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 from funcgrad import rules
-from funcgrad.inspect.formulas import derived_text, formula_text, saved_names
+from funcgrad.inspect.formulas import aliases, formula_text, is_type, parts, text_of
 from funcgrad.rules.control.foreign import REASONS
-from funcgrad.rules.rule import Formula, Rule
+from funcgrad.rules.rule import Formula, Joint, Rule
 
 INTRODUCTION = """\
 # Every rule
@@ -64,6 +64,25 @@ def row(primitives: list, rule: Rule) -> str:
     computed = derived_text(rule)
     saved = [f"{code(x)} = {formula(computed[x])}" if x in computed else code(x) for x in saved_names(rule)]
     return f"| {', '.join(map(code, primitives))} | {'<br>'.join(shown)} | {'<br>'.join(saved)} |"
+
+
+def saved_names(rule: Rule) -> list[str]:
+    """What a rule saves when all operands are active: operands and outputs by name, or what it computes to save it."""
+    if isinstance(rule, Formula):
+        names = [name for s in rule.signatures if s is not None for name in s.names]
+    elif isinstance(rule, Joint):
+        names = list(rule.names)
+    else:
+        names = [*rule.saved, *(name for part in parts(rule) for name in saved_names(part))]
+    known = aliases(rule)
+    return [name for name in dict.fromkeys(known.get(name, name) for name in names) if not is_type(name)]
+
+
+def derived_text(rule: Rule) -> dict[str, str]:
+    """What a rule computes on the way forward in order to save it, as text."""
+    if isinstance(rule, Formula | Joint):
+        return {name: text_of(s.function) for name, s in rule.derived.items() if name not in aliases(rule)}
+    return {name: text for part in parts(rule) for name, text in derived_text(part).items()}
 
 
 def formula(text: str) -> str:

@@ -30,6 +30,7 @@ SIZES = (10, 64, 1)
 STEPS = 100
 SGD_STEP_SIZE = 0.0075
 ADAM = optax.adam(1e-3)
+MUTED, BLUE, ORANGE = "#8a8f98", "#2a6fbb", "#d9622b"
 
 
 class Data(NamedTuple):
@@ -146,6 +147,23 @@ def show(regression: Regression, console: Console) -> None:
     for name, error in regression.errors.items():
         table.add_row(name, f"{error:.0f}", f"{1 - error / baseline:.0%}")
     console.print(table)
+
+
+def draw(regression: Regression, predictions: Any, losses: Any) -> None:
+    """What is predicted beside what was measured, and the losses, each on axes of its own."""
+    measured = regression.data.score(regression.data.y_test)
+    ends = [measured.min(), measured.max()]
+    predictions.set_title(f"Diabetes: {len(measured)} patients not trained on")
+    predictions.plot(ends, ends, color=MUTED, linestyle="--", label="a perfect prediction")
+    predictions.scatter(measured, regression.predictions["MLP, Adam"], s=14, color=BLUE, label="MLP, Adam")
+    predictions.set(xlabel="progression measured a year later", ylabel="progression predicted")
+    losses.set_title("The loss of the network")
+    for name, training, color in (("gradient descent", regression.sgd, ORANGE), ("Adam", regression.adam, BLUE)):
+        losses.plot(training.train_losses, color=color, linestyle=":", label=f"{name}, training part")
+        losses.plot(training.test_losses, color=color, label=f"{name}, test part")
+    linear = regression.errors["scikit-learn's LinearRegression"] / regression.data.y_scale.item() ** 2
+    losses.axhline(linear, color=MUTED, linestyle="--", label="linear regression, test part")
+    losses.set(xlabel="step", ylabel="mean squared error / variance")
 
 
 def main() -> Regression:

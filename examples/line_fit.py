@@ -11,7 +11,7 @@ and PyTorch where it is installed.
 from __future__ import annotations
 
 import importlib.util
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ import funcgrad as fg
 START = (-10.0, -20.0)  # w, b
 STEP_SIZE = 0.1
 ITERATIONS = 40
+INK, MUTED, ORANGE = "#1f2430", "#8a8f98", "#d9622b"
 
 
 class Step(NamedTuple):
@@ -152,6 +153,23 @@ def show(fit: LineFit, console: Console) -> None:
         f"After {len(fit.losses)} steps: w = {fit.w:.3f} (the line has -5), b = {fit.b:.3f} (the line has 0), "
         f"loss {fit.losses[-1]:.3f} (the noise alone is 0.16).\n"
     )
+
+
+def draw(fit: LineFit, points: Any, losses: Any) -> None:
+    """The line and its loss, each on axes of its own."""
+    points.set_title("A line through noisy points")
+    points.scatter(fit.x, fit.y, s=14, color=MUTED, label="100 points, y = -5 x + noise")
+    points.plot(fit.x, -10 * fit.x - 20, color=INK, linestyle=":", label="start: -10.00 x - 20.00")
+    points.plot(fit.x, fit.w * fit.x + fit.b, color=ORANGE, linewidth=2, label=f"fit: {fit.w:.2f} x {fit.b:+.2f}")
+    points.set(xlabel="x", ylabel="y")
+    losses.set_title("The loss of the line")
+    losses.semilogy(range(1, len(fit.losses) + 1), fit.losses, color=ORANGE, marker="o", markersize=3)
+    losses.annotate(
+        f"the article's iteration:\n{fit.losses[1]:.1f}", (2, fit.losses[1]), (7, fit.losses[1]), va="center",
+        arrowprops={"arrowstyle": "->", "color": INK},
+    )  # fmt: skip
+    losses.axhline(0.16, color=MUTED, linestyle="--", label="the noise's variance, 0.16")
+    losses.set(xlabel="iteration", ylabel="mean squared error")
 
 
 def main() -> LineFit:

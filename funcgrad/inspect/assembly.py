@@ -82,7 +82,7 @@ class Assembly:
         self.scope: dict[tuple[Path, int], int] = {}
         #: The types of slots, by the path of the recording.
         self.types: dict[tuple[Path, int | None], Any] = {}
-        self.formulas: dict[int, list[str]] = {}
+        self.texts = functools.cache(formula_text)
 
     def report(self) -> BackwardReport:
         self.number_variables()
@@ -203,9 +203,7 @@ class Assembly:
     def formula(self, rule: Any, note: Note) -> list[Formula]:
         if isinstance(rule, CustomVjp):
             return [Formula(None, "the function's own backward rule")]
-        texts = self.formulas.get(id(rule))
-        if texts is None:
-            texts = self.formulas[id(rule)] = formula_text(rule)
+        texts = self.texts(rule)
         active = [i for i, o in enumerate(note.operands) if o.slot is not None]
         if isinstance(rule, FormulaRule):
             return [Formula(i, texts[i]) for i in active if i < len(texts) and texts[i] != "0"]

@@ -130,15 +130,14 @@ def named_values(recording: Recording) -> list[NamedValue]:
 def without_cotangent(fun: Callable, args: Any, kwargs: Any) -> list[NamedValue]:
     """The named values of a function that can be traced, those that its result does not depend on among them."""
     leaves, tree = jax.tree.flatten((args, kwargs))
-    arrays = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray)]
+    arrays = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray)}
 
-    def flat(*given: Any) -> Any:
-        rest = iter(given)
-        args, kwargs = jax.tree.unflatten(tree, [next(rest) if i in arrays else x for i, x in enumerate(leaves)])
+    def of_arrays(given: dict[int, Any]) -> Any:
+        args, kwargs = jax.tree.unflatten(tree, [given.get(i, x) for i, x in enumerate(leaves)])
         return fun(*args, **kwargs)
 
     try:
-        program = jax.make_jaxpr(flat)(*(leaves[i] for i in arrays))
+        program = jax.make_jaxpr(of_arrays)(arrays)
     except (jax.errors.JAXTypeError, TypeError):
         return []
 

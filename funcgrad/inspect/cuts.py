@@ -29,15 +29,14 @@ def find_cuts(fun: Callable, args: Sequence[Any], which: Sequence[int], rules: R
 
     Nothing is found in a function that cannot be traced.
     """
-    leaves, tree = jax.tree.flatten(tuple(args))
     try:
-        program = jax.make_jaxpr(lambda *given: fun(*jax.tree.unflatten(tree, given)))(*leaves)
+        program = jax.make_jaxpr(fun)(*args)
     except (jax.errors.JAXTypeError, TypeError):
         return {}
     found = {}
     for i in which:
         search = Search(rules)
-        search.walk(program.jaxpr, [k == i for k in range(len(leaves))], ())
+        search.walk(program.jaxpr, [k == i for k in range(len(program.jaxpr.invars))], ())
         found[i] = search.cuts
     return found
 

@@ -21,8 +21,6 @@ from funcgrad.inspect.printing import text
 from funcgrad.inspect.syntax import syntax
 from funcgrad.rules.rule import Formula, Joint, Rule
 
-__all__ = ["formula_text"]
-
 #: A formula that comes out longer than this is shown by its name.
 LONGEST = 100
 
@@ -53,37 +51,6 @@ def formula_text(rule: Rule) -> list[str]:
     if rule.formula:
         return [rule.formula]
     return [text for part in parts(rule) for text in formula_text(part) if text != "0"]
-
-
-def saved_names(rule: Rule) -> list[str]:
-    """What a rule saves when all operands are active: operands and outputs by name, or what it computes to save it.
-
-    >>> from jax import lax
-    >>> from funcgrad.rules import default
-    >>> saved_names(default[lax.mul_p]), saved_names(default[lax.neg_p])
-    (['y', 'x'], [])
-    """
-    if isinstance(rule, Formula):
-        names = [name for s in rule.signatures if s is not None for name in s.names]
-    elif isinstance(rule, Joint):
-        names = list(rule.names)
-    else:
-        names = [*rule.saved, *(name for part in parts(rule) for name in saved_names(part))]
-    known = aliases(rule)
-    return [name for name in dict.fromkeys(known.get(name, name) for name in names) if not is_type(name)]
-
-
-def derived_text(rule: Rule) -> dict[str, str]:
-    """What a rule computes on the way forward in order to save it, as text.
-
-    >>> from jax import lax
-    >>> from funcgrad.rules import default
-    >>> derived_text(default[lax.max_p])
-    {'x_wins': 'x == out', 'y_wins': 'y == out'}
-    """
-    if isinstance(rule, Formula | Joint):
-        return {name: text_of(s.function) for name, s in rule.derived.items() if name not in aliases(rule)}
-    return {name: text for part in parts(rule) for name, text in derived_text(part).items()}
 
 
 def parts(rule: Rule) -> list[Rule]:

@@ -27,6 +27,7 @@ from funcgrad.engine.split import run
 from funcgrad.programs.evaluation import evaluate
 from funcgrad.programs.waiting import CHECKPOINTS
 from funcgrad.rules import elementwise
+from funcgrad.rules.control.body import split_at
 from funcgrad.rules.control.while_loop import with_one_predicate
 
 #: How the name of a scope begins in which an operation is recorded and pulled back.
@@ -216,16 +217,16 @@ class Hunt(Trace):
         """An event, or if it is a loop, the one inside the loop that it comes of; and whether it is a beginning."""
         if event.primitive not in (lax.scan_p, lax.while_p):
             return event, bool(event.fresh().any())
-        loop = Loop(event)
-        kinds = ["nan", "inf"] if any(has_nan(as_float(x)) for x in event.outs if is_float(x)) else ["inf"]
+        kinds = [jnp.isnan, jnp.isinf] if any(has_nan(as_float(x)) for x in event.outs if is_float(x)) else [jnp.isinf]
         last: Event | None = None
-        for kind in kinds:
-            at, operands = loop.first(kind)
-            if operands is None:
+        for is_bad in kinds:
+            found = first_iteration(event, is_bad)
+            if found is None:
                 continue
+            at, body, operands = found
             hunt = Hunt([event.place], event.backward, (*self.iterations, at))
             with set_current_trace(hunt):
-                outs = run(hunt, loop.body, operands)  # type: ignore[arg-type]
+                outs = run(hunt, body, operands)  # type: ignore[arg-type]
             inner, is_fresh = hunt.culprit(outs)
             if inner is not None:
                 inner.time = event.time
@@ -235,40 +236,29 @@ class Hunt(Trace):
         return last or event, False
 
 
-class Loop:
-    """A loop that was run, to find one of its iterations."""
-
-    def __init__(self, event: Event):
-        params, operands = event.params, event.operands
-        if event.primitive is lax.scan_p:
-            self.body, self.cond, self.cond_consts = params["jaxpr"], None, []
-            first, count = _jax.scan_layout(params)
-            self.length, self.reverse = params["length"], params["reverse"]
-        else:
-            if params["cond_jaxpr"].out_avals[0].shape:
-                operands, _, params = with_one_predicate(operands, [None] * len(operands), params)
-            self.body, self.cond = params["body_jaxpr"], params["cond_jaxpr"]
-            self.cond_consts, operands = operands[: params["cond_nconsts"]], operands[params["cond_nconsts"] :]
-            first, count = params["body_nconsts"], len(operands) - params["body_nconsts"]
-            self.length, self.reverse = np.iinfo(np.int32).max, False
-        self.consts, self.carry, self.xs = operands[:first], operands[first : first + count], operands[first + count :]
-
-    def first(self, kind: str) -> tuple[int, list[Any] | None]:
-        """The first iteration with a NaN, or an infinity, in what comes of it, and its operands; None if none has."""
-        with set_current_trace(_jax.eval_trace):
-            at, carry, found = search(self.body, self.cond, self.length, self.reverse, kind)(
-                self.cond_consts, self.consts, self.carry, self.xs
-            )
-            if not found:
-                return 0, None
-            i = int(self.length - 1 - at if self.reverse else at)
-            return i, [*self.consts, *carry, *(x[i] for x in self.xs)]
+def first_iteration(event: Event, is_bad: Callable) -> tuple[int, ClosedJaxpr, list[Any]] | None:
+    """The first iteration of a loop in whose results something ``is_bad``: its number, program and operands, if any."""
+    params, operands = event.params, event.operands
+    if event.primitive is lax.scan_p:
+        body, cond, cond_consts = params["jaxpr"], None, []
+        consts, carry, xs = split_at(operands, *_jax.scan_layout(params))
+        length, reverse = params["length"], params["reverse"]
+    else:
+        if params["cond_jaxpr"].out_avals[0].shape:
+            operands, _, params = with_one_predicate(operands, [None] * len(operands), params)
+        body, cond, xs = params["body_jaxpr"], params["cond_jaxpr"], []
+        cond_consts, consts, carry = split_at(operands, params["cond_nconsts"], params["body_nconsts"])
+        length, reverse = np.iinfo(np.int32).max, False
+    with set_current_trace(_jax.eval_trace):
+        at, carry, found = search(body, cond, length, reverse, is_bad)(cond_consts, consts, carry, xs)
+        if not found:
+            return None
+        i = int(length - 1 - at if reverse else at)
+        return i, body, [*consts, *carry, *(x[i] for x in xs)]
 
 
 @_jax.weakref_lru_cache
-def search(body: ClosedJaxpr, cond: ClosedJaxpr | None, length: int, reverse: bool, kind: str) -> Callable:
-    is_bad = {"nan": jnp.isnan, "inf": jnp.isinf}[kind]
-
+def search(body: ClosedJaxpr, cond: ClosedJaxpr | None, length: int, reverse: bool, is_bad: Callable) -> Callable:
     def run(cond_consts, consts, carry, xs):
         def proceeds(state):
             at, carry, found = state

@@ -17,8 +17,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-__all__ = ["render", "write"]
-
 SCRIPTS = ("model.js", "rows.js", "layout.js", "graph.js", "details.js", "page.js")
 
 

@@ -10,8 +10,6 @@ from funcgrad.inspect import page, pictures, table
 from funcgrad.inspect.statistics import Statistics
 from funcgrad.inspect.steps import BackwardPass, BackwardStep
 
-__all__ = ["BackwardReport", "BackwardStep"]
-
 VERSION = 1
 NOWHERE = {"file": None, "line": None, "function": None}
 

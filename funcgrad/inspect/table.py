@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from funcgrad.inspect.steps import BackwardPass, BackwardStep, Line, at
+from funcgrad.inspect.steps import BackwardPass, BackwardStep, at
 
 #: A report of no more steps than this shows each of them, and of no more parameters than this all of them.
 MOST_STEPS, MOST_PARAMETERS = 40, 24
@@ -71,7 +71,10 @@ def lines_table(report: BackwardPass, details: bool = True) -> Table:
     """The lines in the order in which the way back comes to them."""
     titles = ("line", "code", "steps", "kept", "norm", "zeros", "non-finite")
     lines = sorted(report.lines, key=lambda line: line.steps[0])
-    rows = [line_row(line) for line in lines]
+    rows = [
+        (at(x), x.text, str(len(x.steps)), size(x.kept_bytes), number(x.norm), share(x.zeros), str(x.nonfinite or ""))
+        for x in lines
+    ]
     below: list[list[str]] = [[] for _ in rows]
     if details and len(report.steps) <= MOST_STEPS:
         below = [[step_text(report.steps[i]) for i in line.steps] for line in lines]
@@ -84,18 +87,6 @@ def lines_table(report: BackwardPass, details: bool = True) -> Table:
     made = str(sum(line.nonfinite for line in report.lines) or "")
     rows.append(("total", "", str(totals["steps"]), size(totals["kept_bytes"]), "", "", made))
     return Table(titles, rows, [*below, []])
-
-
-def line_row(line: Line) -> Sequence[str]:
-    return (
-        at(line),
-        line.text,
-        str(len(line.steps)),
-        size(line.kept_bytes),
-        number(line.norm),
-        share(line.zeros),
-        str(line.nonfinite or ""),
-    )
 
 
 def step_text(step: BackwardStep) -> str:

@@ -9,7 +9,8 @@ import pytest
 from jax import lax
 
 import funcgrad as fg
-from funcgrad.inspect.formulas import derived_text, formula_text, saved_names
+from docs.generate_rules import derived_text, saved_names
+from funcgrad.inspect.formulas import formula_text
 from funcgrad.rules import Formula, elementwise, formula, joint, no_derivative, special
 from funcgrad.rules.numbers import const, is_complex, nonzero
 from funcgrad.rules.rule import as_rule

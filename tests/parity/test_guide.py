@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from docs import generate_optimizers
+from docs.generate_optimizers import CLIPPING, OPTIMIZERS, SCHEDULES
 from funcgrad.__main__ import example
-from funcgrad.parity.optimizers import CLIPPING, OPTIMIZERS, SCHEDULES
 
 pytestmark = pytest.mark.torch
 

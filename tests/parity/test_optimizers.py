@@ -9,8 +9,8 @@ import optax
 import pytest
 import torch
 
+from docs.generate_optimizers import CLIPPING, OPTIMIZERS, SCHEDULES, Spelling
 from funcgrad.parity import optimizers
-from funcgrad.parity.optimizers import CLIPPING, OPTIMIZERS, SCHEDULES, Spelling
 
 pytestmark = pytest.mark.torch
 

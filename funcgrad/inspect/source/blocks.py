@@ -13,7 +13,7 @@ import numpy as np
 from funcgrad._jax import Literal, Var
 from funcgrad.inspect.printing import Comment, text
 from funcgrad.inspect.source import indexing, operations, structured
-from funcgrad.inspect.source.expressions import assign, dtype_text, expression, function, name, packed, scalar_text
+from funcgrad.inspect.source.expressions import assign, dtype_text, expression, function, packed, scalar_text
 from funcgrad.inspect.source.names import Namespace, assigned_names, base, cotangents_in, statement_of, word_for
 from funcgrad.inspect.source.packing import Packing
 from funcgrad.inspect.source.program import Equation, Program, dtype_of
@@ -33,7 +33,7 @@ class Module:
     def __init__(
         self,
         functions: Sequence[Program],
-        packings: Sequence[Mapping[Program, Packing]],
+        packings: Mapping[Program, Packing],
         constants: Sequence[Var],
         writers: Mapping[str, Writer],
     ):
@@ -43,19 +43,13 @@ class Module:
         self.packings = packings
         #: The names of values, in whatever function they are, and those of the values that the user named.
         self.known = {v: self.names.fresh(f"CONSTANT_{i}") for i, v in enumerate(constants)}
-        self.constants = {v: name(known) for v, known in self.known.items()}
+        self.constants = {v: ast.Name(known) for v, known in self.known.items()}
         self.given: set[Var] = set()
         #: Of what loops stack, the name of one.
         self.singular: dict[Var, str] = {}
         self.made_by: dict[Var, Equation] = {}
         self.defined: set[Program] = set()
         self.definitions: list[ast.stmt] = []
-
-    def packing(self, program: Program) -> Packing:
-        known = [packings[program] for packings in self.packings if program in packings]
-        return Packing(
-            [x for packing in known for x in packing.inputs], [x for packing in known for x in packing.outputs]
-        )
 
 
 class Block:
@@ -85,7 +79,7 @@ class Block:
         for key, v in program.cotangents.items():
             if type(v) is Var and v not in forward:
                 self.cotangents.setdefault(v, []).append(key)
-        self.captured = {v for eqn in program.equations for inner in eqn.programs() for v in inner.free()}
+        self.captured = {v for eqn in program.equations for v in eqn.captured()}
         #: Whether a value that is only returned is written where it is returned.
         self.returns_expressions = False
 
@@ -106,14 +100,13 @@ class Block:
     def all_typed(self, values: Iterable[Any]) -> list[ast.expr]:
         return [self.typed(x) for x in values]
 
-    def function(self, program: Program, name: str, groups: int = 0, unused: int = 0) -> str:
+    def function(self, program: Program, name: str, groups: int = 0, unused: int = 0) -> ast.expr:
         inner = self.inner(program)
         names = [inner.bind(v, None) for v in program.inputs]
-        count = len(names) // groups if groups else 1
-        if count > 1:
-            parts = [names[i : i + count] for i in range(0, len(names), count)]
-            names = [inner.unpack(f"group_{i}", part) for i, part in enumerate(parts)]
-        return self.define(inner, program.name or name, ["_"] * unused + names)
+        count = max(len(names) // groups, 1) if groups else 1
+        parts = [names[i : i + count] for i in range(0, len(names), count)]
+        params = [inner.parameter(f"group_{i}", part) for i, part in enumerate(parts)]
+        return self.define(inner, program.name or name, ["_"] * unused + params)
 
     # Names.
 
@@ -121,7 +114,7 @@ class Block:
         """Give a value a name, and let it be known by it."""
         preferred = self.preferred(var)
         fresh = self.names.fresh(preferred or hint or "x")
-        self.values[var] = name(fresh)
+        self.values[var] = ast.Name(fresh)
         self.module.known[var] = fresh
         if preferred is not None:
             self.module.given.add(var)
@@ -134,8 +127,8 @@ class Block:
             return known
         found = [primal for primal in self.primals(var) if primal in self.module.known]
         # What the user named comes first.
-        found.sort(key=lambda primal: primal not in self.module.given)
-        return f"ct_{self.module.known[found[0]]}" if found else None
+        primal = min(found, key=lambda primal: primal not in self.module.given, default=None)
+        return None if primal is None else f"ct_{self.module.known[primal]}"
 
     def primals(self, var: Var) -> list[Var]:
         """What a value is the cotangent of."""
@@ -155,12 +148,13 @@ class Block:
         word = word_for(eqn, self.name_of, self.module.made_by)
         return f"ct_{word}" if out in self.pulled and not word.startswith("ct_") else word
 
-    def targets(self, eqn: Equation, hints: Sequence[str | None]) -> list[ast.expr]:
+    def targets(self, eqn: Equation, hints: Sequence[str | None] | None = None) -> list[ast.expr]:
         """Names for an equation's outputs."""
+        hints = hints or [None] * len(eqn.outputs)
         return [self.target(v, hint or self.word(eqn)) for v, hint in zip(eqn.outputs, hints, strict=True)]
 
     def target(self, var: Var, hint: str | None) -> ast.expr:
-        return name(self.bind(var, hint) if self.uses[var] else "_")
+        return ast.Name(self.bind(var, hint) if self.uses[var] else "_")
 
     # Statements.
 
@@ -174,10 +168,12 @@ class Block:
             self.equation(eqn)
         return self.body
 
-    def unpack(self, hint: str, names: Sequence[str]) -> str:
-        """The name of a value that is taken apart into ``names``."""
+    def parameter(self, hint: str, names: Sequence[str]) -> str:
+        """The parameter for some values, which have ``names``: several are one, taken apart first of all."""
+        if len(names) < 2:
+            return names[0] if names else "_"
         whole = self.names.fresh(hint)
-        self.body.append(assign([name(x) for x in names], name(whole)))
+        self.body.append(assign([ast.Name(x) for x in names], ast.Name(whole)))
         return whole
 
     def equation(self, eqn: Equation) -> None:
@@ -193,14 +189,11 @@ class Block:
             self.values[eqn.outputs[0]] = value
             return
         self.comment(eqn)
-        hints: list[str | None] = [None] * len(eqn.outputs)
-        if len(hints) == 1:
-            targets = [x for v in eqn.outputs if self.uses[v] for x in self.targets(eqn, hints)]
-        else:
-            if eqn.name == "optimization_barrier":
-                hints = [base(self.name_of(x)) for x in eqn.inputs]
-            targets = self.targets(eqn, hints)
-        self.body.append(assign(targets, value))
+        is_single = len(eqn.outputs) == 1
+        is_fence = eqn.name == "optimization_barrier" and not is_single
+        hints = [base(self.name_of(x)) for x in eqn.inputs] if is_fence else None
+        is_unused = is_single and not self.uses[eqn.outputs[0]]
+        self.body.append(assign([] if is_unused else self.targets(eqn, hints), value))
 
     def stays_inside(self, eqn: Equation, value: ast.expr) -> bool:
         """Whether an expression is written where it is used, instead of getting a name."""
@@ -249,14 +242,14 @@ class Block:
 
     def define(
         self, inner: Block, hint: str, params: Sequence[str], result: Callable[[], ast.expr] | None = None
-    ) -> str:
+    ) -> ast.expr:
         """Write a function out; ``result`` gives what it returns if that is not its program's outputs."""
         own = self.names.fresh(hint)
         inner.names.taken.add(own)
         inner.statements()
         returned = result() if result else packed(inner.all_typed(inner.program.outputs))
         self.body.append(function(own, params, [*inner.body, ast.Return(returned)]))
-        return own
+        return ast.Name(own)
 
 
 #: How an equation is written that is a statement of its own.

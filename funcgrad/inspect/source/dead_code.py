@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from funcgrad._jax import Var
 from funcgrad.inspect.source.program import Equation, Program, callers_first, calls_of, measure
 
+#: What has the outputs of the programs in it, and no more of these than are needed.
+TRIMMED = ("call", "cond", "scan")
+
 
 def without_dead_code(root: Program) -> None:
     """Drop what nothing depends on, in all programs at once: a function keeps what any of its calls uses."""
@@ -34,22 +37,15 @@ def sweep(program: Program, needed: dict[Program, set[int]]) -> None:
             continue
         kept.append(eqn)
         used = eqn.inputs
-        everything = set(range(len(eqn.outputs)))
-        if eqn.name == "call":
-            needed.setdefault(eqn.params["program"], set()).update(everything if eqn.has_effects else wanted)
-        elif eqn.name == "scan":
-            wanted = carried_on(eqn, everything if eqn.has_effects else wanted)
-            needed[eqn.params["body"]] = wanted
-            live |= reached(eqn.params["body"], wanted)
+        if eqn.has_effects:
+            wanted = set(range(len(eqn.outputs)))
+        if eqn.name == "scan":
+            wanted = carried_on(eqn, wanted)
             used = [x for i, x in enumerate(eqn.inputs) if i in wanted or i >= eqn.params["carry"]]
-        elif eqn.name == "cond":
-            for branch in eqn.params["branches"]:
-                needed[branch] = everything if eqn.has_effects else wanted
-                live |= reached(branch, needed[branch])
-        else:
-            for inner in eqn.programs():
-                needed[inner] = set(range(len(inner.outputs)))
-                live |= inner.free()
+        for inner in eqn.programs():
+            outputs = wanted if eqn.name in TRIMMED else set(range(len(inner.outputs)))
+            needed.setdefault(inner, set()).update(outputs)
+            live |= reached(inner, outputs)
         live.update(x for x in used if type(x) is Var)
     program.equations = kept[::-1]
 
@@ -59,9 +55,7 @@ def reached(program: Program, outputs: set[int]) -> set[Var]:
     live = {x for i, x in enumerate(program.outputs) if i in outputs and type(x) is Var}
     for eqn in reversed(program.equations):
         if eqn.has_effects or not live.isdisjoint(eqn.outputs):
-            live.update(x for x in eqn.inputs if type(x) is Var)
-            for inner in eqn.programs():
-                live |= inner.free()
+            live.update(eqn.reads())
     return live
 
 
@@ -77,7 +71,7 @@ def carried_on(eqn: Equation, wanted: set[int]) -> set[int]:
 
 
 def trim_outputs(eqn: Equation, needed: dict[Program, set[int]]) -> None:
-    if eqn.name not in ("call", "cond", "scan"):
+    if eqn.name not in TRIMMED:
         return
     wanted = needed[eqn.programs()[0]]
     eqn.outputs = [v for i, v in enumerate(eqn.outputs) if i in wanted]

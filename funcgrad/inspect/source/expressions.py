@@ -179,10 +179,6 @@ def static(value: Any) -> ast.expr:
     return expression(static_text(value))
 
 
-def name(identifier: str) -> ast.expr:
-    return ast.Name(identifier)
-
-
 def packed(nodes: Sequence[ast.expr]) -> ast.expr:
     """One value as it is, several as a tuple, none as None."""
     if not nodes:

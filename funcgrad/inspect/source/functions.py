@@ -13,7 +13,7 @@ import numpy as np
 from funcgrad._jax import Var
 from funcgrad.inspect.printing import text
 from funcgrad.inspect.source.blocks import Block, Module
-from funcgrad.inspect.source.expressions import assign, call, display, expression, function, name, packed, static
+from funcgrad.inspect.source.expressions import assign, call, display, expression, function, packed, static
 from funcgrad.inspect.source.names import Namespace, base, plural
 from funcgrad.inspect.source.packing import Group, accessed, numbers_in, unpacking
 from funcgrad.inspect.source.program import Equation, Program
@@ -45,7 +45,7 @@ def signature(block: Block, operands: Sequence[str | None]) -> list[str]:
     """The parameters of a function; those that hold more than one input are taken apart first of all."""
     inputs = block.program.inputs
     names = [block.bind(v, base(operand)) for v, operand in zip(inputs, operands, strict=True)]
-    packing = block.module.packing(block.program)
+    packing = block.module.packings[block.program]
     return [
         names[slot] if isinstance(slot, int) else taken_apart(block, slot, [names[k] for k in slot.members])
         for slot in packing.operands(len(names))
@@ -55,7 +55,7 @@ def signature(block: Block, operands: Sequence[str | None]) -> list[str]:
 def taken_apart(block: Block, group: Group, names: Sequence[str]) -> str:
     """The parameter that holds a group, whose members are given ``names``."""
     if not group.paths:
-        return block.unpack(group.name, names)
+        return block.parameter(group.name, names)
     whole = block.names.fresh(group.name)
     block.body += unpacking([(x, part(whole, path)) for x, path in zip(names, group.paths, strict=True)])
     return whole
@@ -69,7 +69,7 @@ def returned(block: Block) -> list[ast.expr]:
     """What a function returns."""
     values = block.all_typed(block.program.outputs)
     shown = []
-    for slot in block.module.packing(block.program).results(len(values)):
+    for slot in block.module.packings[block.program].results(len(values)):
         if isinstance(slot, int):
             shown.append(values[slot])
         else:
@@ -93,7 +93,7 @@ def call_of(block: Block, eqn: Equation) -> None:
     program: Program = eqn.params["program"]
     operands, results = [block.name_of(x) for x in eqn.inputs], [block.preferred(v) for v in eqn.outputs]
     name = define(block.module, program, operands, results)
-    packing = block.module.packing(program)
+    packing = block.module.packings[program]
     given = call(name, [argument(block, eqn, slot) for slot in packing.operands(len(eqn.inputs))])
     hints = [base(block.name_of(x)) for x in program.outputs]
     targets = [target(block, eqn, slot, hints) for slot in packing.results(len(eqn.outputs))]
@@ -175,12 +175,11 @@ def scan(block: Block, eqn: Equation) -> None:
         if type(x) is Var and x in block.module.singular:
             inner.hints[v] = block.module.singular[x]
     params = []
-    for number, group in enumerate((body.inputs[:count], body.inputs[count:])):
-        names = [
-            inner.bind(v, carried_name(block, eqn, v) if not number else element_name(block, eqn, v)) for v in group
-        ]
-        whole = inner.unpack(("carry", "inputs")[number], names) if len(names) > 1 else "_"
-        params.append(names[0] if len(names) == 1 else whole)
+    for word, name_for, group in (
+        ("carry", carried_name, body.inputs[:count]),
+        ("inputs", element_name, body.inputs[count:]),
+    ):
+        params.append(inner.parameter(word, [inner.bind(v, name_for(block, eqn, v)) for v in group]))
     for v, x in zip(body.inputs[:count], body.outputs[:count], strict=True):
         if type(x) is Var and x not in inner.cotangents:
             inner.hints.setdefault(x, base(block.module.known[v]) or "")
@@ -190,15 +189,12 @@ def scan(block: Block, eqn: Equation) -> None:
         return ast.Tuple([packed(values[:count]), packed(values[count:])])
 
     step = block.define(inner, function_name(eqn, body, "step"), params, result)
-    hints = []
-    for i, (v, x) in enumerate(zip(eqn.outputs, body.outputs, strict=True)):
-        known = block.name_of(x)
-        if i < count:
-            hints.append(base(block.name_of(body.inputs[i])))
-        else:
-            hints.append(plural(base(known) or known) if known else None)
-            if known:
-                block.module.singular[v] = base(known) or known
+    hints = [base(block.name_of(v)) for v in body.inputs[:count]]
+    for v, x in zip(eqn.outputs[count:], body.outputs[count:], strict=True):
+        known = base(block.name_of(x))
+        hints.append(known and plural(known))
+        if known:
+            block.module.singular[v] = known
     given = [packed(block.all_typed(group)) for group in (eqn.inputs[:count], eqn.inputs[count:])]
     extra = {} if eqn.inputs[count:] else {"length": eqn.params["length"]}
     extra |= {"reverse": True} if eqn.params["reverse"] else {}
@@ -208,15 +204,15 @@ def scan(block: Block, eqn: Equation) -> None:
     apart = []
     for i, word in enumerate(("carry", "stacked")):
         if len(", ".join(map(text, groups))) > LONGEST_LEFT and len(text(groups[i])) > 20:
-            held = name(block.names.fresh(word))
+            held = ast.Name(block.names.fresh(word))
             apart.append(assign([groups[i]], held))
             groups[i] = held
     keywords = {key: static(value) for key, value in extra.items()}
-    block.body += [assign(groups, call("lax.scan", [name(step), *given], **keywords)), *apart]
+    block.body += [assign(groups, call("lax.scan", [step, *given], **keywords)), *apart]
 
 
 def left_side(names: Sequence[ast.expr]) -> ast.expr:
-    return name("_") if {text(x) for x in names} <= {"_"} else packed(names)
+    return ast.Name("_") if {text(x) for x in names} <= {"_"} else packed(names)
 
 
 def carried_name(block: Block, eqn: Equation, v: Var) -> str:
@@ -247,8 +243,8 @@ def while_loop(block: Block, eqn: Equation) -> None:
                 inner.hints.setdefault(v, hint)
         used = program.uses()
         names = [inner.bind(v, "state") if used[v] else "_" for v in program.inputs]
-        params = [inner.unpack("carry", names)] if len(names) > 1 else names
-        functions.append(name(block.define(inner, function_name(eqn, program, default), params)))
+        params = [inner.parameter("carry", names)]
+        functions.append(block.define(inner, function_name(eqn, program, default), params))
     init = packed(block.all_typed(eqn.inputs))
     outs = block.targets(eqn, [None if x == "_" else base(x) for x in names])
     block.body.append(assign(outs, call("lax.while_loop", [*functions, init])))
@@ -261,7 +257,7 @@ def cond(block: Block, eqn: Equation) -> None:
     functions: list[ast.expr] = []
     for i, program in enumerate(branches):
         default = ("on_false", "on_true")[i] if is_predicate else f"branch_{i}"
-        functions.append(name(block.define(block.inner(program), function_name(eqn, program, default), [])))
+        functions.append(block.define(block.inner(program), function_name(eqn, program, default), []))
     made = block.module.made_by.get(index) if type(index) is Var else None
     if made is not None and made.name == "platform_index":
         chosen = call("lax.platform_dependent", [], **by_platform(made, functions))
@@ -269,7 +265,7 @@ def cond(block: Block, eqn: Equation) -> None:
         chosen = call("lax.cond", [block.bare(index), *reversed(functions)])
     else:
         chosen = call("lax.switch", [block.typed(index), ast.List(functions)])
-    block.body.append(assign(block.targets(eqn, [None] * len(eqn.outputs)), chosen))
+    block.body.append(assign(block.targets(eqn), chosen))
 
 
 def by_platform(made: Equation, functions: Sequence[ast.expr]) -> dict[str, ast.expr]:

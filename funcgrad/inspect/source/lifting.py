@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,9 +30,10 @@ SHOWING = {"debug_callback", "debug_print", "inspect_sharding", "dce_sink"}
 SMALLEST = 12
 
 
-def subjaxprs(eqn: Any) -> Iterator[ClosedJaxpr | Jaxpr]:
-    for value in eqn.params.values():
-        yield from (x for x in spread(value) if isinstance(x, ClosedJaxpr | Jaxpr))
+def jaxprs_in(value: Any) -> list[ClosedJaxpr]:
+    """The jaxprs that a parameter's value is, or has in it."""
+    found = [x for x in spread(value) if isinstance(x, ClosedJaxpr | Jaxpr)]
+    return [x if isinstance(x, ClosedJaxpr) else _jax.close(x) for x in found]
 
 
 def expanded(primitive: Any) -> ClosedJaxpr:
@@ -42,14 +43,6 @@ def expanded(primitive: Any) -> ClosedJaxpr:
         return jax.tree.leaves(primitive.expand(*jax.tree.unflatten(primitive.in_tree, leaves)))
 
     return jax.make_jaxpr(run)(*primitive.in_avals_flat)
-
-
-def holds_jaxpr(value: Any) -> bool:
-    return any(isinstance(x, ClosedJaxpr | Jaxpr) for x in spread(value))
-
-
-def opened(program: Any) -> tuple[Jaxpr, Sequence[Any]]:
-    return (program.jaxpr, program.consts) if isinstance(program, ClosedJaxpr) else (program, ())
 
 
 class Where(NamedTuple):
@@ -64,7 +57,7 @@ class Where(NamedTuple):
         self, name: str, inputs: list, avals: Iterable, params: dict, primitive: Any = None, has_effects: bool = False
     ) -> list[Any]:
         outputs = list(map(Var, avals))
-        eqn = Equation(name, inputs, outputs, params, self.frames, self.path, self.backward, primitive, has_effects)
+        eqn = Equation(name, inputs, outputs, params, self.frames, self.backward, primitive, has_effects)
         self.into.equations.append(eqn)
         self.into.inside.setdefault(self.path, []).extend(eqn.programs())
         return list(outputs)
@@ -79,9 +72,8 @@ class Lifter:
     def __init__(self, root: ClosedJaxpr):
         self.calls: Counter = Counter()
         self.lengths: dict[int, int] = {}
-        #: Array constants by variable, and the variables by array.
-        self.constants: dict[Var, Any] = {}
-        self.known_constants: dict[int, Var] = {}
+        #: Array constants by identity, each with its variable.
+        self.constants: dict[int, tuple[Var, Any]] = {}
         self.functions: dict[int, Program] = {}
         #: Kept, so that no other jaxpr gets the id of one.
         self.expanded: list[ClosedJaxpr] = []
@@ -91,8 +83,7 @@ class Lifter:
         length = 0
         for eqn in jaxpr.eqns:
             length += str(eqn.primitive) not in ("name", "convert_element_type", "broadcast_in_dim", "reshape")
-            for sub in subjaxprs(eqn):
-                inner, _ = opened(sub)
+            for inner in (program.jaxpr for program in jaxprs_in(tuple(eqn.params.values()))):
                 self.calls[id(inner)] += 1
                 if id(inner) not in self.lengths:
                     self.lengths[id(inner)] = 0
@@ -101,10 +92,10 @@ class Lifter:
         return length
 
     def lift(
-        self, program: Any, partners: Sequence[Program] = (), given: Sequence[Any] = (), backward: bool = False
+        self, program: ClosedJaxpr, partners: Sequence[Program] = (), given: Sequence[Any] = (), backward: bool = False
     ) -> Program:
         """``program`` as data. The first operands are ``given``: values around it, which it uses as they are."""
-        jaxpr, _ = opened(program)
+        jaxpr = program.jaxpr
         inputs = [Var(v.aval) for v in jaxpr.invars[len(given) :]]
         lifted = Program(plain_name(jaxpr.debug_info.func_name), inputs, partners=list(partners))
         lifted.source = jaxpr.debug_info.func_src_info or ""
@@ -115,27 +106,24 @@ class Lifter:
         if isinstance(value, Literal):
             return value
         aval = _jax.typeof(value)
-        if isinstance(aval, ShapedArray) and not aval.shape and not is_extended(aval):
+        if isinstance(aval, ShapedArray) and not aval.shape and not jnp.issubdtype(aval.dtype, jax.dtypes.extended):
             return Literal(np.asarray(value)[()], aval)
-        if id(value) not in self.known_constants:
-            var = Var(aval)
-            self.known_constants[id(value)] = var
-            self.constants[var] = value
-        return self.known_constants[id(value)]
+        return self.constants.setdefault(id(value), (Var(aval), value))[0]
 
-    def inline(self, where: Where, program: Any, inputs: Sequence[Any]) -> list[Any]:
+    def inline(self, where: Where, program: ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
         """Write a jaxpr's equations down; returns what its outputs are there. ``inputs`` are the last operands."""
-        jaxpr, consts = opened(program)
-        env = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
+        jaxpr = program.jaxpr
+        env = dict(zip(jaxpr.constvars, map(self.constant, program.consts), strict=True))
         env.update(zip(jaxpr.invars, inputs[len(inputs) - len(jaxpr.invars) :], strict=True))
 
         def read(x: Any) -> Any:
             return self.constant(x) if type(x) is Literal else env[x]
 
         for eqn in jaxpr.eqns:
-            path = where.path + scopes(eqn.source_info)
+            scopes = [x.name for x in eqn.source_info.name_stack.stack]
+            path = (*where.path, *(name for name in scopes if name.startswith(SCOPE)))
             frames = (*_jax.user_frames(eqn.source_info), *where.frames)
-            backward = where.backward or in_backward(eqn.source_info)
+            backward = where.backward or BACK in scopes
             if backward and not path:
                 frames = ()  # a loop's own bookkeeping
             outs = self.equation(Where(where.into, frames, path, backward), eqn, list(map(read, eqn.invars)))
@@ -162,19 +150,16 @@ class Lifter:
             k: None if k in ("sharding", "out_sharding") and is_no_sharding(v) else v for k, v in eqn.params.items()
         }
         if name in WRITTEN_OUT:
-            inner = next(subjaxprs(eqn))
-            if name in ("jit", "pjit") and self.is_function(inner):
+            inner = jaxprs_in(tuple(eqn.params.values()))[0]
+            length = self.lengths.get(id(inner.jaxpr), 0)
+            if name in ("jit", "pjit") and self.calls[id(inner.jaxpr)] > 1 and length >= SMALLEST:
                 return self.call(where, eqn, inner, inputs)
             if name in ("checkpoint", "remat2") and params.get("differentiated") and params["prevent_cse"]:
                 inputs = behind_barrier(where, inputs)
             outs = self.inline(where, inner, inputs)
             function = plain_name(params.get("name"))
-            if (
-                function
-                and not where.backward
-                and not hasattr(lax, function)
-                and (name == "custom_jvp_call" or self.lengths.get(id(opened(inner)[0]), 0) > 1)
-            ):
+            is_long = name == "custom_jvp_call" or length > 1
+            if function and is_long and not where.backward and not hasattr(lax, function):
                 where.into.returned.update({v: function for v in outs[:1] if type(v) is Var})
             return outs
         if name == "scan" and params["length"] == 1:
@@ -205,33 +190,26 @@ class Lifter:
         if name == "cond":
             branches = tuple([lift(branch, inputs[1:]) for branch in params["branches"]])
             return inputs[:1], {"branches": branches}
-
         if name == "custom_linear_solve":
-            lengths, jaxprs = params["const_lengths"], params["jaxprs"]
-            programs, start = [], 0
-            for length, jaxpr in zip(lengths, jaxprs, strict=True):
-                given = inputs[start : start + length]
+            programs, rest = [], inputs
+            for length, jaxpr in zip(params["const_lengths"], params["jaxprs"], strict=True):
+                given, rest = rest[:length], rest[length:]
                 programs.append(None if jaxpr is None else lift(jaxpr, given))
-                start += length
             matvec, _, solve, transpose_solve = programs
-            return inputs[start:], {"programs": (matvec, solve, transpose_solve)}
+            return rest, {"programs": (matvec, solve, transpose_solve)}
 
         def lifted(value: Any) -> Any:
-            if isinstance(value, ClosedJaxpr | Jaxpr):
-                return lift(value)
-            return tuple(map(lifted, value)) if isinstance(value, tuple) and holds_jaxpr(value) else value
+            programs = jaxprs_in(value)
+            if not programs:
+                return value
+            return tuple(map(lifted, value)) if isinstance(value, tuple | list) else lift(programs[0])
 
         return inputs, {key: lifted(value) for key, value in params.items()}
 
-    def is_function(self, inner: Any) -> bool:
-        jaxpr, _ = opened(inner)
-        return self.calls[id(jaxpr)] > 1 and self.lengths[id(jaxpr)] >= SMALLEST
-
-    def call(self, where: Where, eqn: Any, inner: Any, inputs: list) -> list[Any]:
-        jaxpr, _ = opened(inner)
-        program = self.functions.get(id(jaxpr))
+    def call(self, where: Where, eqn: Any, inner: ClosedJaxpr, inputs: list) -> list[Any]:
+        program = self.functions.get(id(inner.jaxpr))
         if program is None:
-            program = self.functions[id(jaxpr)] = self.lift(inner, where.partners(), (), where.backward)
+            program = self.functions[id(inner.jaxpr)] = self.lift(inner, where.partners(), (), where.backward)
             program.name = plain_name(eqn.params["name"]) + ("_backward" if where.backward else "")
         avals = [v.aval for v in eqn.outvars]
         return where.add("call", inputs, avals, {"program": program}, has_effects=bool(eqn.effects))
@@ -271,16 +249,3 @@ def mark(where: Where, name: str, value: Any) -> None:
 
 def is_no_sharding(value: Any) -> bool:
     return isinstance(value, jax.sharding.NamedSharding) and value.mesh.empty
-
-
-def is_extended(aval: Any) -> bool:
-    return jnp.issubdtype(aval.dtype, jax.dtypes.extended)
-
-
-def scopes(source: Any) -> Path:
-    names = (x.name for x in source.name_stack.stack)
-    return tuple([name for name in names if name.startswith(SCOPE)])
-
-
-def in_backward(source: Any) -> bool:
-    return any(x.name == BACK for x in source.name_stack.stack)

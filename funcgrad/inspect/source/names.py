@@ -67,25 +67,23 @@ def statement_of(eqn: Equation) -> Statement | None:
 
 def assigned_names(program: Program, cotangents: Set[Var]) -> tuple[dict[Var, str], dict[Var, str]]:
     """What the user's lines call values that are no cotangents, and what the functions are called that return them."""
-    names: dict[Var, str] = dict(program.names)
-    returned: dict[Var, str] = {}
     primal = [eqn for eqn in program.equations if eqn.frames and cotangents.isdisjoint(eqn.outputs)]
-    name_level(Naming(program, primal), primal, 0, names, returned)
-    return names, {**program.returned, **returned}
+    naming = Naming(program, primal)
+    naming.level(primal, 0)
+    return naming.names, {**program.returned, **naming.returned}
 
 
 def cotangents_in(program: Program, known: Iterable[Var]) -> set[Var]:
     """The values that depend on a cotangent; ``known`` are such values from around the program."""
-    found = set(known) | {v for v in program.cotangents.values() if type(v) is Var and v in program.inputs}
     marked = {v for v in program.cotangents.values() if type(v) is Var}
+    found = marked.intersection(program.inputs).union(known)
     for eqn in program.equations:
         if not eqn.backward:
             continue
         if eqn.name == "optimization_barrier":
             found.update(v for v, x in zip(eqn.outputs, eqn.inputs, strict=True) if x in found)
             continue
-        used = [*eqn.inputs, *(v for inner in eqn.programs() if eqn.name != "call" for v in inner.free())]
-        if not found.isdisjoint(x for x in used if type(x) is Var) or not marked.isdisjoint(eqn.outputs):
+        if not found.isdisjoint(eqn.reads()) or not marked.isdisjoint(eqn.outputs):
             found.update(eqn.outputs)
     backward = {v for eqn in program.equations if eqn.backward for v in eqn.outputs}
     for eqn in reversed(program.equations):
@@ -96,41 +94,50 @@ def cotangents_in(program: Program, known: Iterable[Var]) -> set[Var]:
 
 
 class Naming:
-    """A program and the equations in it that are to have names; who uses which of their values."""
+    """The names that the user's lines give to values of a program, and those of the functions that return them."""
 
     def __init__(self, program: Program, primal: Sequence[Equation]):
-        self.program = program
-        self.users: dict[Var, list[Any]] = {}
+        self.names = dict(program.names)
+        self.returned: dict[Var, str] = {}
+        #: Who uses which values: the equations that are to have names, and the program, which returns them.
+        self.users: dict[Var, list[Any]] = {x: [program] for x in program.outputs if type(x) is Var}
         for eqn in primal:
-            inside = [v for inner in eqn.programs() for v in inner.free()]
-            for x in (*eqn.inputs, *inside):
-                if type(x) is Var:
-                    self.users.setdefault(x, []).append(eqn)
-        for x in program.outputs:
-            if type(x) is Var:
-                self.users.setdefault(x, []).append(program)
+            for x in eqn.reads():
+                self.users.setdefault(x, []).append(eqn)
 
     def results(self, run: Sequence[Equation]) -> list[Var]:
         """The values of a run of equations that are used outside of it."""
         inside = set(map(id, run))
         return [v for eqn in run for v in eqn.outputs if any(id(user) not in inside for user in self.users.get(v, ()))]
 
+    def level(self, eqns: Sequence[Equation], depth: int) -> None:
+        """Name what the lines ``depth`` calls inside the outermost one assign or return, innermost lines first."""
+        for _, group in itertools.groupby(eqns, lambda eqn: line_at(eqn, depth)):
+            for run in executions(list(group), depth):
+                self.level([eqn for eqn in run if len(eqn.frames) > depth + 1], depth + 1)
+                frame = run[0].frames[-1 - depth]
+                statement = statement_at(frame)
+                if statement is not None and statement.targets:
+                    self.name(run, statement.targets, self.names)
+                elif statement is not None and statement.returns and not frame.function_name.endswith(">"):
+                    self.name(run, [frame.function_name.rpartition(".")[2].strip("_")], self.returned)
 
-def name_level(
-    naming: Naming, eqns: Sequence[Equation], depth: int, names: dict[Var, str], returned: dict[Var, str]
-) -> None:
-    """Name what the lines ``depth`` calls inside the outermost one assign or return, innermost lines first."""
-    for _, group in itertools.groupby(eqns, lambda eqn: line_at(eqn, depth)):
-        for run in executions(list(group), depth):
-            deeper = [eqn for eqn in run if len(eqn.frames) > depth + 1]
-            if deeper:
-                name_level(naming, deeper, depth + 1, names, returned)
-            frame = run[0].frames[-1 - depth]
-            statement = statement_at(frame)
-            if statement is not None and statement.targets:
-                name_results(naming, run, statement.targets, names)
-            elif statement is not None and statement.returns and not frame.function_name.endswith(">"):
-                name_results(naming, run, [frame.function_name.rpartition(".")[2].strip("_")], returned)
+    def name(self, run: Sequence[Equation], targets: Sequence[str], names: dict[Var, str]) -> None:
+        """Give what a line computes, and others use, the names it is assigned to."""
+        last, results = run[-1], self.results(run)
+        if 1 < len(targets) <= len(last.all_outputs):
+            results = last.all_outputs[: len(targets)]
+        elif len(targets) == 1 and results:
+            done = [
+                eqn for eqn in run if finishes(eqn, len(eqn.frames) - 1) and not set(results).isdisjoint(eqn.outputs)
+            ]
+            results = [next(v for v in done[-1].outputs if v in results) if done else results[-1]]
+        elif len(results) >= len(targets):
+            results = results[-len(targets) :]
+        else:
+            return
+        for v, name in zip(results, targets, strict=True):
+            names.setdefault(v, name)
 
 
 def line_at(eqn: Equation, depth: int) -> Any:
@@ -143,16 +150,13 @@ def line_at(eqn: Equation, depth: int) -> Any:
 
 def executions(eqns: list[Equation], depth: int) -> list[list[Equation]]:
     """The equations of one line, split where it is run once more."""
-    runs: list[list[Equation]] = []
-    for previous, eqn in zip([None, *eqns[:-1]], eqns, strict=True):
-        if previous is None or (finishes(previous, depth) and starts_anew(previous, eqn, depth)):
+    runs = [eqns[:1]]
+    for previous, eqn in itertools.pairwise(eqns):
+        is_anew = not finishes(eqn, depth) or eqn.programs() or len(eqn.frames) != len(previous.frames)
+        if is_anew and finishes(previous, depth):
             runs.append([])
         runs[-1].append(eqn)
     return runs
-
-
-def starts_anew(previous: Equation, eqn: Equation, depth: int) -> bool:
-    return not finishes(eqn, depth) or bool(eqn.programs()) or len(eqn.frames) != len(previous.frames)
 
 
 def finishes(eqn: Equation, depth: int) -> bool:
@@ -165,24 +169,6 @@ def finishes(eqn: Equation, depth: int) -> bool:
         return False
     place = (frame.start_line, frame.start_column, frame.end_line, frame.end_column)
     return place == statement.value and (len(eqn.frames) == depth + 1 or finishes(eqn, depth + 1))
-
-
-def name_results(naming: Naming, run: Sequence[Equation], targets: Sequence[str], names: dict[Var, str]) -> None:
-    """Give what a line computes, and others use, the names it is assigned to."""
-    last = run[-1]
-    if 1 < len(targets) <= len(last.all_outputs):
-        for v, name in zip(last.all_outputs, targets, strict=False):
-            names.setdefault(v, name)
-        return
-    results = naming.results(run)
-    known = set(results)
-    if len(targets) == 1 and results:
-        done = [eqn for eqn in run if finishes(eqn, len(eqn.frames) - 1) and not known.isdisjoint(eqn.outputs)]
-        result = next(v for v in done[-1].outputs if v in known) if done else results[-1]
-        names.setdefault(result, targets[0])
-    elif len(results) >= len(targets):
-        for v, name in zip(results[-len(targets) :], targets, strict=True):
-            names.setdefault(v, name)
 
 
 # Words for what the user did not name.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,15 +74,12 @@ def repeated(root: Program) -> list[range] | None:
 
 def runs(tokens: Sequence[int], period: int) -> list[tuple[int, int]]:
     """The stretches that repeat themselves after ``period`` tokens, at least once as a whole."""
-    found, start = [], None
-    for i in range(len(tokens) - period + 1):
-        same = i + period < len(tokens) and tokens[i] == tokens[i + period]
-        if same and start is None:
-            start = i
-        elif not same and start is not None:
-            if i - start >= period:
-                found.append((start, i + period))
-            start = None
+    found, start = [], 0
+    for is_same, group in itertools.groupby(map(operator.eq, tokens, tokens[period:])):
+        stop = start + len(list(group))
+        if is_same and stop - start >= period:
+            found.append((start, stop + period))
+        start = stop
     return found
 
 
@@ -99,8 +98,9 @@ def best_phase(root: Program, start: int, stop: int, period: int, used: dict[Any
         if count >= max(2, most - 1):
             windows = [range(first + k * period, first + (k + 1) * period) for k in range(count)]
             if alike(root, windows):
-                size = sum(Interface(root, windows, used).size())
-                choices.append((not is_whole(root, windows[0]), size + 8 * (count < most), first, windows))
+                interface = Interface(root, windows, used)
+                size = len(interface.inputs) + len(interface.outputs) + 8 * (count < most)
+                choices.append((not is_whole(root, windows[0]), size, first, windows))
     # A repetition less is worth it where that cuts between two calls of the user's.
     return min(choices, key=lambda choice: choice[:3])[3] if choices else None
 
@@ -147,17 +147,13 @@ class Interface:
             if any(used.get(root.equations[w[k]].outputs[i], set()) - set(w) for w in windows)
         ]
 
-    def size(self) -> tuple[int, int]:
-        return len(self.inputs), len(self.outputs)
-
 
 def users(root: Program) -> dict[Any, set[int]]:
     """The numbers of the equations that use each value; -1 for the program's outputs."""
     found: dict[Any, set[int]] = {}
     for at, eqn in enumerate(root.equations):
-        for x in (*eqn.inputs, *(v for inner in eqn.programs() if eqn.name != "call" for v in inner.free())):
-            if type(x) is Var:
-                found.setdefault(x, set()).add(at)
+        for x in eqn.reads():
+            found.setdefault(x, set()).add(at)
     for x in root.outputs:
         if type(x) is Var:
             found.setdefault(x, set()).add(-1)
@@ -189,7 +185,7 @@ def extract(root: Program, windows: Sequence[range], partners: Sequence[Program]
         outputs = [eqns[k].outputs[i] for k, i in interface.outputs]
         frames = eqns[0].frames[len(eqns[0].frames) - depth :]
         inputs = [values[which] for values in interface.inputs]
-        calls.append(Equation("call", inputs, outputs, {"program": function}, frames, eqns[0].path, eqns[0].backward))
+        calls.append(Equation("call", inputs, outputs, {"program": function}, frames, eqns[0].backward))
     root.equations[windows[0].start : windows[-1].stop] = calls
     return function
 
@@ -203,9 +199,8 @@ def carry_marks(root: Program, windows: Sequence[range], function: Program) -> N
         for theirs, mine in ((root.primals, function.primals), (root.cotangents, function.cotangents)):
             mine.update({key: inside[v] for key, v in theirs.items() if type(v) is Var and v in inside})
         for given, own in ((root.names, function.names), (root.returned, function.returned)):
-            for v, name in given.items():
-                if v in inside:
-                    own.setdefault(inside[v], name)
+            for v in inside.keys() & given:
+                own.setdefault(inside[v], given[v])
 
 
 def shared_depth(eqns: Sequence[Equation]) -> int:

@@ -11,7 +11,7 @@ import jax
 
 from funcgrad._jax import Var
 from funcgrad.inspect.printing import WIDTH, lines_of
-from funcgrad.inspect.source.expressions import assign, name, packed, static_text
+from funcgrad.inspect.source.expressions import assign, packed, static_text
 from funcgrad.inspect.source.program import Equation, Program, calls_of
 
 #: Fewer residuals than this are handed over one by one.
@@ -62,18 +62,20 @@ def slots(groups: Sequence[Group], count: int) -> list[int | Group]:
 def packings_of(
     root: Program, leaves: Mapping[Var, Place], gradients: Mapping[Var, Place], arguments: Mapping[str, Any]
 ) -> dict[Program, Packing]:
-    """How the functions that ``root`` calls pass containers.
+    """How the functions of a program pass containers, where ``root`` calls them, and residuals.
 
     ``leaves`` are the arguments' leaves, ``gradients`` the values that are nothing but the gradient of one.
     """
-    found = {}
-    for program, sites in calls_of(root).items():
+    sites_of = calls_of(root)
+    found = {program: Packing([], []) for program in sites_of}
+    for program, sites in sites_of.items():
         calls = [eqn for _, eqn in sites]
         if len(calls) > 1 and all(around is root for around, _ in sites):
             inputs = groups_of([[leaves.get(x) if type(x) is Var else None for x in e.inputs] for e in calls], calls)
             outputs = groups_of([[gradients.get(v) for v in e.outputs] for e in calls], calls)
-            whole = [group for group in outputs if covers(group, arguments)]
-            found[program] = Packing([group for group in inputs if len(group.members) > 1], whole)
+            found[program].inputs.extend(group for group in inputs if len(group.members) > 1)
+            found[program].outputs.extend(group for group in outputs if covers(group, arguments))
+    pack_residuals(sites_of, found)
     return found
 
 
@@ -105,15 +107,16 @@ def covers(group: Group, arguments: Mapping[str, Any]) -> bool:
     for place in group.places.values():
         tree = arguments[place.argument]
         for key in place.path:
-            tree = (
-                getattr(tree, key.name)
-                if hasattr(key, "name")
-                else tree[getattr(key, "key", getattr(key, "idx", None))]
-            )
+            tree = getattr(tree, key.name) if hasattr(key, "name") else tree[key_of(key)]
         found = {str(tuple(path)) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
         if found != wanted or not is_plain(tree):
             return False
     return True
+
+
+def key_of(key: Any) -> Any:
+    """What is in a key of a path: a dict's key, the number of an item, or an attribute's name."""
+    return getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))
 
 
 def is_plain(tree: Any) -> bool:
@@ -150,65 +153,54 @@ def accessed(argument: str, path: Sequence[Any]) -> str | None:
 
 def unpacking(pairs: Sequence[tuple[str, ast.expr]]) -> list[ast.stmt]:
     """Statements that give names to expressions, in one where they are few and fit a line."""
-    together = assign([name(x) for x, _ in pairs], packed([value for _, value in pairs]))
-    return [together] if len(pairs) <= 4 and fits(together) else [assign([name(x)], value) for x, value in pairs]
-
-
-def fits(statement: ast.stmt) -> bool:
-    return len(lines_of(statement, WIDTH - 4)) == 1
+    together = assign([ast.Name(x) for x, _ in pairs], packed([value for _, value in pairs]))
+    is_one_line = len(pairs) <= 4 and len(lines_of(together, WIDTH - 4)) == 1
+    return [together] if is_one_line else [assign([ast.Name(x)], value) for x, value in pairs]
 
 
 # Residuals.
 
 
-def bundles_of(root: Program) -> dict[Program, Packing]:
-    """How residuals are passed by the functions that hand them over, and by those that take them."""
-    calls = calls_of(root)
-    found: dict[Program, Packing] = {}
+def pack_residuals(calls: Mapping[Program, Sequence[tuple[Program, Equation]]], found: dict[Program, Packing]) -> None:
+    """Pass residuals as one value from the functions that hand them over to those that take them."""
+    done: set[Program] = set()
     for function, sites in calls.items():
         pairs = [handed_over(program, eqn) for program, eqn in sites]
         for taker in {use.taker: None for pair in pairs for use in pair.values()}:
             giving = [pair for pair in pairs if any(use.taker is taker for use in pair.values())]
             outputs = [i for i, use in giving[0].items() if use.taker is taker]
-            outputs = [i for i in outputs if all(i in pair and pair[i].to == giving[0][i].to for pair in giving)]
+            outputs = [i for i in outputs if all(i in pair and pair[i][:2] == giving[0][i][:2] for pair in giving)]
             inputs = [giving[0][i].number for i in outputs]
             # Every call of the taker must get all of them from one call of the function.
             one_call = all(len({id(pair[i].call) for i in outputs}) == 1 for pair in giving)
             complete = one_call and len(calls[taker]) == len(giving) and len(set(inputs)) == len(inputs)
-            if len(outputs) >= FEWEST and complete and taker is not function and not {taker, function} & set(found):
+            if len(outputs) >= FEWEST and complete and taker is not function and done.isdisjoint((taker, function)):
                 whole = {id(eqn): None for (_, eqn), pair in zip(sites, pairs, strict=True) if pair in giving}
-                found[function] = Packing([], [Group("residuals", outputs, [], whole)])
-                found[taker] = Packing([Group("residuals", inputs, [], {})], [])
-    return found
+                found[function].outputs.append(Group("residuals", outputs, [], whole))
+                found[taker].inputs.append(Group("residuals", inputs, [], {}))
+                done |= {taker, function}
 
 
 class Use(NamedTuple):
-    """What uses a value: a call, and the number of its operand."""
+    """What uses a value: a function, the number of its operand, and the call."""
 
-    call: Equation
+    taker: Program
     number: int
-
-    @property
-    def taker(self) -> Program:
-        return self.call.params["program"]
-
-    @property
-    def to(self) -> tuple[Program, int]:
-        return self.taker, self.number
+    call: Equation
 
 
 def handed_over(program: Program, eqn: Equation) -> dict[int, Use]:
     """The outputs of an equation, by number, that are used in a single call and nowhere else."""
-    users: dict[Var, list[Use]] = {}
+    users: dict[Any, list[tuple[Equation, int]]] = {}
     for other in program.equations:
         for i, x in enumerate(other.inputs):
             if type(x) is Var:
-                users.setdefault(x, []).append(Use(other, i))
+                users.setdefault(x, []).append((other, i))
     elsewhere = {x for x in program.outputs if type(x) is Var}
-    elsewhere |= {v for other in program.equations for inner in other.programs() for v in inner.free()}
+    elsewhere = elsewhere.union(*(other.captured() for other in program.equations))
     found = {}
     for i, v in enumerate(eqn.outputs):
-        uses = users.get(v, [])
-        if v not in elsewhere and len(uses) == 1 and uses[0].call.name == "call":
-            found[i] = uses[0]
+        match users.get(v):
+            case [(call, number)] if call.name == "call" and v not in elsewhere:
+                found[i] = Use(call.params["program"], number, call)
     return found

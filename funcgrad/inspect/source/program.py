@@ -14,14 +14,13 @@ Path = tuple[str, ...]
 
 @dataclasses.dataclass(eq=False)
 class Equation:
-    """One operation. ``frames`` are the user's, innermost first; ``path`` the marked scopes it stands in."""
+    """One operation. ``frames`` are the user's, innermost first."""
 
     name: str
     inputs: list[Any]
     outputs: list[Any]
     params: dict[str, Any]
     frames: tuple[Any, ...] = ()
-    path: Path = ()
     backward: bool = False
     primitive: Any = None
     has_effects: bool = False
@@ -30,19 +29,16 @@ class Equation:
         #: The outputs as they were at first, before those that are not used were left out.
         self.all_outputs = list(self.outputs)
 
-    @property
-    def is_multiple(self) -> bool:
-        """Whether it computes a sequence of values."""
-        return self.primitive is not None and self.primitive.multiple_results
-
     def programs(self) -> list[Program]:
-        found = []
-        for value in self.params.values():
-            if type(value) is Program:
-                found.append(value)
-            elif type(value) is tuple:
-                found += [x for x in value if type(x) is Program]
-        return found
+        return [x for value in self.params.values() for x in spread(value) if type(x) is Program]
+
+    def captured(self) -> set[Var]:
+        """The variables that the programs inside use of what is around them."""
+        return {v for inner in self.programs() for v in inner.free()}
+
+    def reads(self) -> list[Var]:
+        """The variables that it uses, itself or inside."""
+        return [*(x for x in self.inputs if type(x) is Var), *self.captured()]
 
 
 @dataclasses.dataclass(eq=False)
@@ -74,24 +70,17 @@ class Program:
 
     def uses(self) -> Counter:
         """How often each variable is used."""
-        count = Counter(x for eqn in self.equations for x in eqn.inputs if type(x) is Var)
-        count.update(x for x in self.outputs if type(x) is Var)
+        count = Counter(x for x in self.outputs if type(x) is Var)
         for eqn in self.equations:
+            count.update(x for x in eqn.inputs if type(x) is Var)
             for inner in eqn.programs():
                 count.update(inner.free())
         return count
 
     def free(self) -> set[Var]:
         """The variables from outside that are used here or inside."""
-        known = set(self.inputs)
-        found: set[Var] = set()
-        for eqn in self.equations:
-            found.update(x for x in eqn.inputs if type(x) is Var and x not in known)
-            for inner in eqn.programs():
-                found |= inner.free() - known
-            known.update(eqn.outputs)
-        found.update(x for x in self.outputs if type(x) is Var and x not in known)
-        return found
+        made = {v for eqn in self.equations for v in eqn.outputs}
+        return set(self.uses()) - made - set(self.inputs)
 
 
 def spread(value: Any) -> Iterator[Any]:

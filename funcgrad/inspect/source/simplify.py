@@ -173,7 +173,7 @@ def literal(value: Any, aval: Any) -> Literal:
 
 def like(eqn: Equation, name: str, inputs: Sequence[Any], output: Any, **params: Any) -> Equation:
     """An equation for the same line as ``eqn``."""
-    return Equation(name, list(inputs), [output], params, eqn.frames, eqn.path, eqn.backward)
+    return Equation(name, list(inputs), [output], params, eqn.frames, eqn.backward)
 
 
 def instead(eqn: Equation, name: str, *inputs: Any, **params: Any) -> Rewrite:

@@ -42,7 +42,7 @@ class Names(Protocol):
         """A value; a number as an array of its type."""
         ...
 
-    def function(self, program: Program, name: str, groups: int = 0, unused: int = 0) -> str:
+    def function(self, program: Program, name: str, groups: int = 0, unused: int = 0) -> ast.expr:
         """The name of a function in the source that runs a program, on inputs one by one or in groups."""
         ...
 
@@ -78,7 +78,8 @@ def bound(names: Names, eqn: Equation) -> ast.expr:
         raise NotImplementedError(f"'{eqn.name}' cannot be written as source: JAX has no public name for it.")
     given = {key: static(value) for key, value in eqn.params.items()}
     result = call(f"{place}.bind", [names.typed(x) for x in eqn.inputs], **given)
-    return expression("result[0]", result=result) if eqn.is_multiple and len(eqn.outputs) == 1 else result
+    is_list_of_one = eqn.primitive.multiple_results and len(eqn.outputs) == 1
+    return expression("result[0]", result=result) if is_list_of_one else result
 
 
 class Template(ast.NodeTransformer):
@@ -89,7 +90,7 @@ class Template(ast.NodeTransformer):
         avals = [x.aval for x in operands]
         out = eqn.outputs[0].aval if eqn.outputs else None
         types = {**dict(zip(("x_aval", "y_aval"), avals, strict=False)), "out_aval": out}
-        self.values = {**eqn.params, **types, "params": eqn.params, "function": self.function, **HELPERS}
+        self.values = {**eqn.params, **types, "params": eqn.params, "function": names.function, **HELPERS}
 
     def filled(self, template: str) -> ast.expr:
         return self.visit(ast.parse(template, mode="eval").body)
@@ -129,9 +130,6 @@ class Template(ast.NodeTransformer):
 
     def typed(self) -> list[ast.expr]:
         return [self.names.typed(x) for x in self.operands]
-
-    def function(self, program: Program, name: str, groups: int = 0, unused: int = 0) -> ast.expr:
-        return ast.Name(self.names.function(program, name, groups, unused))
 
     def alike(self, x: Any) -> ast.expr:
         """An operand for a function of ``lax``, which broadcasts scalars only."""

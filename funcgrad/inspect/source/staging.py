@@ -14,7 +14,7 @@ from funcgrad._jax import ClosedJaxpr, name_p, set_current_trace
 from funcgrad.engine.tape import TapeTracer
 from funcgrad.engine.zero import Zero
 from funcgrad.rules import RuleTable
-from funcgrad.rules.rule import Rule, Wrapped
+from funcgrad.rules.rule import Wrapped
 from funcgrad.transforms import halves
 
 #: How the marks that this module leaves in a jaxpr begin.
@@ -44,13 +44,9 @@ def pull_marked(rule, node, cts):
     )
 
 
-def marked(rule: Rule) -> Rule:
-    return Wrapped(rule, record_marked, pull_marked)
-
-
 def marking(rules: RuleTable) -> RuleTable:
     """``rules``, leaving marks."""
-    return rules.map(marked)
+    return rules.map(lambda rule: Wrapped(rule, record_marked, pull_marked))
 
 
 def is_array(x: Any) -> bool:
@@ -58,13 +54,12 @@ def is_array(x: Any) -> bool:
 
 
 class Staged(NamedTuple):
-    """A staged pass: the jaxpr of the array leaves of the arguments, and the trees of what goes in and out.
+    """A staged pass: the jaxpr of the array leaves of the arguments, and the tree of what comes out.
 
     ``static`` has, for each leaf of the arguments, whether it is no array and hence a constant of the program.
     """
 
     jaxpr: ClosedJaxpr
-    in_tree: Any
     static: list[bool]
     out_tree: Any
 
@@ -73,35 +68,31 @@ def stage(
     fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], rules: RuleTable, argnums: Any, has_aux: bool
 ) -> Staged:
     leaves, in_tree = jax.tree.flatten((tuple(args), dict(kwargs)))
+
+    def staged(static: list[bool]) -> Staged:
+        def there_and_back(arrays: dict[int, Any]) -> Any:
+            args, kwargs = jax.tree.unflatten(in_tree, [arrays.get(i, x) for i, x in enumerate(leaves)])
+            value, gradient = halves(fun, argnums, args, kwargs, has_aux, False, False, rules.derived(marking))
+            with jax.named_scope(BACK):
+                return value, gradient()
+
+        arrays = {i: x for i, x in enumerate(leaves) if not static[i]}
+        jaxpr, out_shape = jax.make_jaxpr(there_and_back, return_shape=True)(arrays)
+        return Staged(jaxpr, static, jax.tree.structure(out_shape))
+
     static = [not is_array_like(x) for x in leaves]
     try:
-        return stage_with(fun, leaves, in_tree, static, rules, argnums, has_aux)
+        return staged(static)
     except jax.errors.JAXTypeError:
         # Numbers that the function needs to know, as in an ``if``.
         wanted = {id(x) for i in np.atleast_1d(argnums) for x in jax.tree.leaves(args[i])}
-        fixed = [s or (isinstance(x, NUMBERS) and id(x) not in wanted) for x, s in zip(leaves, static, strict=True)]
+        fixed = [
+            s or (isinstance(x, int | float | complex) and id(x) not in wanted)
+            for x, s in zip(leaves, static, strict=True)
+        ]
         if fixed == static:
             raise
-        return stage_with(fun, leaves, in_tree, fixed, rules, argnums, has_aux)
-
-
-NUMBERS = (bool, int, float, complex)
-
-
-def stage_with(
-    fun: Callable, leaves: Sequence[Any], in_tree: Any, static: list[bool], rules: Any, argnums: Any, has_aux: bool
-) -> Staged:
-    def there_and_back(*arrays: Any) -> Any:
-        rest = iter(arrays)
-        given = [x if s else next(rest) for x, s in zip(leaves, static, strict=True)]
-        args, kwargs = jax.tree.unflatten(in_tree, given)
-        value, gradient = halves(fun, argnums, args, kwargs, has_aux, False, False, rules.derived(marking))
-        with jax.named_scope(BACK):
-            return value, gradient()
-
-    arrays = [x for x, s in zip(leaves, static, strict=True) if not s]
-    jaxpr, out_shape = jax.make_jaxpr(there_and_back, return_shape=True)(*arrays)
-    return Staged(jaxpr, in_tree, static, jax.tree.structure(out_shape))
+        return staged(fixed)
 
 
 def is_array_like(x: Any) -> bool:

@@ -16,11 +16,11 @@ from funcgrad.inspect.printing import lines_of
 from funcgrad.inspect.source import algebra, functions, indexing, shapes, structured
 from funcgrad.inspect.source.blocks import Block, Module
 from funcgrad.inspect.source.dead_code import without_dead_code
-from funcgrad.inspect.source.expressions import assign, call, constant_text, display, expression, function, name, static
+from funcgrad.inspect.source.expressions import assign, call, constant_text, display, expression, function, static
 from funcgrad.inspect.source.lifting import Lifter
 from funcgrad.inspect.source.names import RESERVED, Namespace, identifier
 from funcgrad.inspect.source.outline import outline
-from funcgrad.inspect.source.packing import Place, accessed, bundles_of, packings_of, unpacking
+from funcgrad.inspect.source.packing import Place, accessed, key_of, packings_of, unpacking
 from funcgrad.inspect.source.program import Program, callers_first, calls_of
 from funcgrad.inspect.source.simplify import simplify
 from funcgrad.inspect.source.staging import Staged, stage
@@ -93,7 +93,7 @@ def tidied(jaxpr: Any) -> tuple[Program, dict[Var, Any]]:
     simplify(root, REWRITES)
     outline(root)
     used = {x for program in callers_first(root) for x in program.uses()}
-    return root, {v: x for v, x in lifter.constants.items() if v in used}
+    return root, {v: x for v, x in lifter.constants.values() if v in used}
 
 
 def written(root: Program, constants: Mapping[Var, Any], arguments: Arguments, title: str, has_aux: bool) -> str:
@@ -102,10 +102,10 @@ def written(root: Program, constants: Mapping[Var, Any], arguments: Arguments, t
     uses = root.uses()
     gradients = {v: leaf.place for v, leaf in arguments.gradients() if type(v) is Var and uses[v] == 1}
     places = {leaf.var: leaf.place for leaf in arguments.leaves}
-    packings = packings_of(root, places, gradients, arguments.by_name), bundles_of(root)
+    packings = packings_of(root, places, gradients, arguments.by_name)
     module = Module(programs, packings, list(constants), {**functions.WRITERS, **structured.WRITERS})
     main = value_and_grad(module, root, arguments, title, has_aux)
-    shown = [assign([name(module.known[v])], expression(constant_text(x))) for v, x in constants.items()]
+    shown = [assign([ast.Name(module.known[v])], expression(constant_text(x))) for v, x in constants.items()]
     body = [*shown, *module.definitions, main]
     used = {node.id for statement in body for node in ast.walk(statement) if isinstance(node, ast.Name)}
     parts = [
@@ -141,14 +141,14 @@ def unpack(block: Block, arguments: Arguments) -> None:
     """Take the leaves out of the arguments."""
     uses = Counter(block.uses)
     for eqn in block.program.equations:
-        for group in block.module.packing(eqn.params["program"]).inputs if eqn.name == "call" else ():
+        for group in block.module.packings[eqn.params["program"]].inputs if eqn.name == "call" else ():
             uses.subtract(eqn.inputs[i] for i in group.members)
     groups: dict[Any, list[tuple[str, ast.expr]]] = {}
     short = leaf_names([leaf.place for leaf in arguments.leaves])
     for leaf, hint in zip(arguments.leaves, short, strict=True):
         argument, path = leaf.place
         if not path:
-            block.values[leaf.var] = name(argument)
+            block.values[leaf.var] = ast.Name(argument)
             block.module.known[leaf.var] = argument
             block.module.given.add(leaf.var)
         elif not uses[leaf.var]:
@@ -268,7 +268,7 @@ def leaf_names(leaves: Sequence[Place]) -> list[str]:
 
 
 def candidates(argument: str, path: Sequence[Any]) -> list[str]:
-    keys = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", "")))) for k in path]
+    keys = [str(key_of(k)) for k in path]
     words = [k for k in keys if not k.isdigit()]
     numbers = [k for k in keys if k.isdigit()]
     if not words:

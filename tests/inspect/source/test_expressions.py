@@ -11,25 +11,25 @@ import pytest
 
 import funcgrad as fg
 from funcgrad.inspect.printing import lines_of, text
-from funcgrad.inspect.source.expressions import assign, display, expression, name, packed
+from funcgrad.inspect.source.expressions import assign, display, expression, packed
 from tests.inspect.source.sources import check
 
 
 def test_names_of_a_template_stand_for_other_trees():
-    assert text(expression("x * f(y)", x=expression("a + b"), y=name("c"))) == "(a + b) * f(c)"
+    assert text(expression("x * f(y)", x=expression("a + b"), y=ast.Name("c"))) == "(a + b) * f(c)"
 
 
 def test_one_value_is_packed_as_it_is_and_several_as_a_tuple():
-    assert [text(packed(list(map(name, names)))) for names in ("", "x", "xy")] == ["None", "x", "(x, y)"]
+    assert [text(packed(list(map(ast.Name, names)))) for names in ("", "x", "xy")] == ["None", "x", "(x, y)"]
 
 
 def test_an_assignment_to_nothing_is_the_value_alone():
-    assert lines_of(assign([], name("f"))) == ["f"]
-    assert lines_of(assign([name("x"), name("y")], name("f"))) == ["x, y = f"]
+    assert lines_of(assign([], ast.Name("f"))) == ["f"]
+    assert lines_of(assign([ast.Name("x"), ast.Name("y")], ast.Name("f"))) == ["x, y = f"]
 
 
 def test_trees_are_displays_and_a_whole_cotangent_is_itself():
-    assert text(display({"a": [name("x"), None], "b": (name("y"),)})) == '{"a": [x, None], "b": (y,)}'
+    assert text(display({"a": [ast.Name("x"), None], "b": (ast.Name("y"),)})) == '{"a": [x, None], "b": (y,)}'
     items = {key: expression(f'ct_w["{key}"]') for key in "ab"}
     assert text(display(items)) == "ct_w"
     assert text(display({**items, "b": expression('ct_v["b"]')})) == '{"a": ct_w["a"], "b": ct_v["b"]}'
@@ -42,7 +42,7 @@ def test_other_containers_have_no_display():
 
 
 def test_trees_are_standard_ones():
-    assert ast.unparse(expression("x + y", x=name("z"))) == "z + y"
+    assert ast.unparse(expression("x + y", x=ast.Name("z"))) == "z + y"
 
 
 def test_small_constants_are_spelled_and_large_ones_packed():

@@ -20,6 +20,7 @@ from funcgrad._jax.compat import CHOLESKY_IS_OF_LOWER, ClosedJaxpr, bind_dischar
 from funcgrad._jax.compat import empty_scan, inlines_early, jit_inlines, scan_layout, scan_params
 from funcgrad._jax.compat import log2_p, one_minus_square_p, pbroadcast_dynamic_p, polynomial_p
 from funcgrad._jax.cotangents import PERTURBED, accumulator, deliver, is_symbolic_zero
+from funcgrad._jax.dimensions import evaluated, is_at_least
 from funcgrad._jax.equations import close, effects_refused_by_remat, is_for_debugging, is_plain, opened
 from funcgrad._jax.equations import rebind, ref_uses, trace_to_jaxpr, unnamed, with_parts, without_dead_code, write_out
 from funcgrad._jax.equations import policy_decision, transfers

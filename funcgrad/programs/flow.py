@@ -10,6 +10,7 @@ from jax.core import ShapedArray
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, add_jaxvals_p
+from funcgrad.programs.thresholds import OPEN
 
 
 class Flow:
@@ -125,9 +126,11 @@ def variables_read(program: ClosedJaxpr) -> set[Var]:
 
 
 def size(v: Any) -> int:
-    """The bytes of an array, 0 of anything else."""
+    """The bytes of an array, 0 of anything else; of open dimensions, about as many as there may be."""
     aval = v.aval
-    return math.prod(aval.shape) * aval.dtype.itemsize if isinstance(aval, ShapedArray) else 0
+    if not isinstance(aval, ShapedArray):
+        return 0
+    return math.prod([_jax.evaluated(d, OPEN) for d in aval.shape]) * aval.dtype.itemsize
 
 
 def fixpoint(start: tuple[bool, ...], step: Callable[[tuple[bool, ...]], Sequence[bool]]) -> tuple[bool, ...]:

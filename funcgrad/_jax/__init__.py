@@ -21,7 +21,8 @@ from funcgrad._jax.compat import empty_scan, inlines_early, jit_inlines, scan_la
 from funcgrad._jax.compat import log2_p, one_minus_square_p, pbroadcast_dynamic_p, polynomial_p
 from funcgrad._jax.cotangents import PERTURBED, accumulator, deliver, is_symbolic_zero
 from funcgrad._jax.dimensions import evaluated, is_at_least
-from funcgrad._jax.equations import close, effects_refused_by_remat, is_for_debugging, is_plain, opened
+from funcgrad._jax.equations import close, effects_refused_by_remat, effects_to_happen_once, is_for_debugging
+from funcgrad._jax.equations import is_plain, is_ref_effect, opened
 from funcgrad._jax.equations import rebind, ref_uses, trace_to_jaxpr, unnamed, with_parts, without_dead_code, write_out
 from funcgrad._jax.equations import policy_decision, transfers
 from funcgrad._jax.names import all_gather_reduced, api_boundary, argnums_partial, ArrayCopySemantics

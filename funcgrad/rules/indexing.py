@@ -14,7 +14,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.rules.numbers import const, counting, extent, full_like
+from funcgrad.rules.numbers import const, counting, extent, full_like, nonzero
 from funcgrad.rules.rule import Formula, formula, joint
 from funcgrad.rules.signature import shape_of
 
@@ -175,11 +175,15 @@ def attained(x, y, z, out, **params):
 def choose(ct, y, z_aval, winners, active, **params):
     """An equal share of ct for all who attain the extremum."""
     count, x_wins, z_wins = winners
-    share = lax.div(read(ct, y, z_aval, **params), count)
-    x_share, z_share = [lax.select(wins, share, full_like(share, 0)) for wins in (x_wins, z_wins)]
-    # Updates that meet write the same number.
-    x_ct = lax.scatter(ct, y, x_share, **place(params)) if active[0] else None
-    return [x_ct, None, z_share if active[2] else None]
+    x_ct = z_ct = None
+    if active[0]:
+        # Updates that meet write the same number. What ct is divided by is scattered, not ct: that is linear in it.
+        shares = lax.scatter(full_like(ct, 1), y, lax.select(x_wins, count, full_like(count, 0)), **place(params))
+        x_ct = lax.select(lax.eq(shares, const(shares, 0)), full_like(ct, 0), lax.div(ct, nonzero(shares)))
+    if active[2]:
+        share = lax.div(read(ct, y, z_aval, **params), count)
+        z_ct = lax.select(z_wins, share, full_like(share, 0))
+    return [x_ct, None, z_ct]
 
 
 rules = {

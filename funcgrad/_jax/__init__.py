@@ -20,9 +20,11 @@ from funcgrad._jax.compat import CHOLESKY_IS_OF_LOWER, ClosedJaxpr, bind_dischar
 from funcgrad._jax.compat import empty_scan, inlines_early, jit_inlines, scan_layout, scan_params
 from funcgrad._jax.compat import log2_p, one_minus_square_p, pbroadcast_dynamic_p, polynomial_p
 from funcgrad._jax.cotangents import PERTURBED, accumulator, deliver, is_symbolic_zero
-from funcgrad._jax.equations import behave_like, close, effects_refused_by_remat, is_for_debugging, is_plain, opened
-from funcgrad._jax.equations import policy_decision, rebind, ref_uses, run_here, trace_to_jaxpr, transfers, unnamed
-from funcgrad._jax.equations import with_parts, without_dead_code, write_out, zeros
+from funcgrad._jax.dimensions import evaluated, is_at_least
+from funcgrad._jax.equations import behave_like, close, effects_refused_by_remat, effects_to_happen_once
+from funcgrad._jax.equations import is_for_debugging, is_plain, is_ref_effect, opened, policy_decision, rebind, ref_uses
+from funcgrad._jax.equations import run_here, trace_to_jaxpr, transfers, unnamed, with_parts, without_dead_code
+from funcgrad._jax.equations import write_out, zeros
 from funcgrad._jax.names import all_gather_reduced, api_boundary, argnums_partial, ArrayCopySemantics
 from funcgrad._jax.names import auto_insert_reshard, broadcast_prefix, check_arg, check_callable, concrete_or_error
 from funcgrad._jax.names import current_scope, current_source, DontWant, DropVar, dtypes, ensure_index, eval_trace

@@ -86,6 +86,15 @@ def is_for_debugging(eqn: Any) -> bool:
     return bool(eqn.effects) and all(isinstance(e, DebugEffect | OrderedDebugEffect) for e in eqn.effects)
 
 
+def is_ref_effect(effect: Any) -> bool:
+    return isinstance(effect, RefEffect)
+
+
+def effects_to_happen_once(found: Collection[Any]) -> str:
+    """What those effects among ``found`` are called that do more than to show values in any order."""
+    return ", ".join(sorted(type(e).__name__ for e in found if not isinstance(e, DebugEffect | RefEffect)))
+
+
 def policy_decision(policy: Callable[..., Any], eqn: Any) -> Any:
     """What a checkpoint policy says of an equation's outputs; None for: compute them again."""
     decision = ensure_enum(policy(eqn.primitive, *[x.aval for x in eqn.invars], **eqn.params))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import jaxprs_in_params
 
+import funcgrad
 from funcgrad import _jax
 from funcgrad._jax import Jaxpr, Literal
 from funcgrad.engine.tape import is_differentiable
@@ -27,18 +32,54 @@ class Cut(NamedTuple):
 def find_cuts(fun: Callable, args: Sequence[Any], which: Sequence[int], rules: RuleTable) -> dict[int, list[Cut]]:
     """The operations that cut leaves of the arguments off, for the numbers of leaves in ``which``.
 
-    Nothing is found in a function that cannot be traced.
+    In a function that cannot be traced no operations are found, but where a value leaves them.
     """
+    leaves, tree = jax.tree.flatten(tuple(args))
+
+    def with_leaf(i: int, x: Any) -> Any:
+        return fun(*jax.tree.unflatten(tree, [*leaves[:i], x, *leaves[i + 1 :]]))
+
     try:
         program = jax.make_jaxpr(fun)(*args)
     except (jax.errors.JAXTypeError, TypeError):
-        return {}
+        return {i: find_leaving(partial(with_leaf, i), leaves[i]) for i in which}
     found = {}
     for i in which:
         search = Search(rules)
         search.walk(program.jaxpr, [k == i for k in range(len(program.jaxpr.invars))], ())
         found[i] = search.cuts
     return found
+
+
+def find_leaving(fun: Callable, x: Any) -> list[Cut]:
+    """Where the value of something that depends on ``x`` is asked for, and goes on as a number."""
+    try:
+        # Under vmap what depends on x has no value to give, and all else has.
+        jax.vmap(lambda x: (fun(x), 0)[1])(jnp.stack([x, x]))
+    except LEFT as error:
+        branches = isinstance(error, jax.errors.TracerBoolConversionError)
+        return [Cut("a decision in Python" if branches else "a conversion to a number", user_frames_of(error))]
+    except (jax.errors.JAXTypeError, TypeError, ValueError):
+        pass
+    return []
+
+
+LEFT = (
+    jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError
+)  # fmt: skip
+
+
+class Frame(NamedTuple):
+    file_name: str
+    start_line: int
+    function_name: str
+
+
+def user_frames_of(error: Exception) -> list[Frame]:
+    """The user's frames of an error, innermost first."""
+    libraries = tuple(f"{Path(package.__file__).parent}/" for package in (jax, funcgrad))
+    frames = traceback.extract_tb(error.__traceback__)[::-1]
+    return [Frame(f.filename, f.lineno or 0, f.name) for f in frames if not f.filename.startswith(libraries)]
 
 
 @dataclasses.dataclass

@@ -44,6 +44,7 @@ class NonFinite:
 
     def __str__(self) -> str:
         made = "NaN" if self.is_nan() else "infinity"
+        came = "was given, and taken" if self.is_given() else "is made"
         place = f"{self.file}:{self.line} ({self.function})" if self.file else "a line that is not known"
         loops = "".join(f", iteration {i}" for i in self.iterations)
         inside = "" if self.operation == self.primitive else f" (in its pullback: {self.operation})"
@@ -51,13 +52,18 @@ class NonFinite:
         operands = enumerate(zip(self.operands, self.values, strict=True))
         return "\n".join(
             [
-                f"The first {made} is made on the way {self.direction} by {self.primitive}{inside}{loops}",
+                f"The first {made} {came} on the way {self.direction} by {self.primitive}{inside}{loops}",
                 f"  at {place}",
                 *(f"  operand {i}, {kind}: {shown(value)}" for i, (kind, value) in operands),
                 f"  result{where}: {shown(self.result)}, {self.count} in all",
                 *textwrap.wrap(self.hint, 100, initial_indent="  ", subsequent_indent="  ", break_long_words=False),
             ]
         )
+
+    def is_given(self) -> bool:
+        """Whether the operation did not make it, but had it in an operand."""
+        kind = np.isnan if self.is_nan() else np.isinf
+        return any(kind(x).any() for x in self.values)
 
     def is_nan(self) -> bool:
         return bool(np.isnan(self.result).any())

@@ -14,8 +14,10 @@ LARGEST = {"f16": "65504", "bf16": "3.4e38", "f32": "3.4e38", "f64": "1.8e308"}
 def hint_for(found: NonFinite, given: Sequence[str]) -> str:
     """What may be the matter; ``given`` are the arguments that are not finite to begin with."""
     known, otherwise = (BACKWARD, backward) if found.direction == "backward" else (FORWARD, overflow)
-    hint = known.get(found.primitive, otherwise)
     parts = [f"{', '.join(given)} is not finite to begin with."] if given else []
+    if found.is_given():
+        return "".join(parts) or "What is not finite was given, or put in as a constant."
+    hint = known.get(found.primitive, otherwise)
     return " ".join(filter(None, [*parts, hint if isinstance(hint, str) else hint(found)]))
 
 
@@ -49,7 +51,7 @@ def infinities(found: NonFinite) -> str:
         )
     if found.primitive in ("mul", "dot_general") and (values == 0).any():
         return "Zero times infinity is NaN. Find where the infinity comes from, or choose with jnp.where instead."
-    return "" if np.isfinite(values).all() else "What is not finite was given, or put in as a constant."
+    return ""
 
 
 def log(found: NonFinite) -> str:

@@ -26,10 +26,11 @@ from jax.extend.core.primitives import name_p, random_bits_p, remat_p, rng_unifo
 from torch.overrides import TorchFunctionMode
 
 from funcgrad import _jax
-from funcgrad.parity.arrays import NARROW, by_name, cast, is_array, is_float, to_numpy, to_tensor
+from funcgrad.parity.arrays import NARROW, TORCH_DTYPES, by_name, cast, is_array, is_float, to_numpy, to_tensor
 from funcgrad.parity.modules import ModuleLoss
 from funcgrad.rules import Rule, RuleTable, Wrapped
 from funcgrad.rules.control.rewriting import Rewrite
+from funcgrad.rules.rule import Formula, Joint
 from funcgrad.transforms import value_and_grad
 
 
@@ -110,7 +111,7 @@ def run_jax(loss: Callable, inputs: Inputs, rules: RuleTable, dtype: Any = None,
     rules = rules.override({name_p: Observed(run), remat_p: spelled_out})
     rules = rules.override({random_bits_p: REFUSED, rng_uniform_p: REFUSED})
     if wide:
-        rules = rules.override({p: in_float64(rules[p], parameter) for p, parameter in DTYPE_PARAMETERS.items()})
+        rules = rules.replacing({p: Wrapped(r, in_float64, always=True) for p, r in rules.items() if computes(p, r)})
     with contextlib.ExitStack() as settings:
         if not any(isinstance(key, str) for key in rules):  # the rules of whole functions, which must stay calls
             settings.enter_context(jax.disable_jit())
@@ -143,23 +144,27 @@ class Observed(Rule):
         return cts
 
 
-DTYPE_PARAMETERS = {lax.convert_element_type_p: "new_dtype", lax.iota_p: "dtype"}
+NARROWER = frozenset(TORCH_DTYPES) - {np.dtype(np.float64)}
 
 
-def in_float64(rule: Rule, parameter: str) -> Rule:
-    """The rule of a primitive that makes numbers of a dtype, which makes float64 of them where it is a narrower one.
+def computes(key: Any, rule: Rule) -> bool:
+    """Whether a rule is that of an operation on numbers, which can be done in any precision."""
+    return isinstance(rule, Formula | Joint) and key is not lax.bitcast_convert_type_p and not isinstance(key, str)
+
+
+def in_float64(rule: Rule, tape: Any, primitive: Any, primals: Any, tracers: Any, params: Any, linear: bool) -> Any:
+    """Record an operation in float64 where its operands, such as arrays that the loss closes over, are narrower.
 
     The tape records what the primitive computed, so this changes the way forward too.
     """
-
-    def record(rule, tape, primitive, primals, tracers, params, linear):
-        if tape.parent is _jax.eval_trace and jnp.issubdtype(params[parameter], np.floating):
-            params = {**params, parameter: np.dtype(np.float64)}
-        if any(t is not None for t in tracers):
-            return rule.record(tape, primitive, primals, tracers, params, linear)
-        return tape.parent.process_primitive(primitive, primals, params)
-
-    return Wrapped(rule, record, always=True)
+    if tape.parent is _jax.eval_trace:
+        primals = [np.asarray(x, np.float64) if getattr(x, "dtype", None) in NARROWER else x for x in primals]
+        params = {
+            k: np.dtype(np.float64) if isinstance(v, np.dtype) and v in NARROWER else v for k, v in params.items()
+        }
+    if rule.always or any(t is not None for t in tracers):
+        return rule.record(tape, primitive, primals, tracers, params, linear)
+    return tape.evaluate(primitive, primals, params, linear)
 
 
 class Refused(Rule):

@@ -10,6 +10,7 @@ from jax.core import ShapedArray
 
 from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal, Var, add_jaxvals_p
+from funcgrad.programs.thresholds import OPEN
 
 
 class Flow:
@@ -97,6 +98,31 @@ def slice_program(
     return _jax.with_parts(program, **parts, effects=effects)
 
 
+def without_effects(program: ClosedJaxpr) -> ClosedJaxpr:
+    """``program`` without what it does besides computing its outputs, but for effects whose results these depend on."""
+    if not program.effects:
+        return program
+    eqns = []
+    for eqn in program.jaxpr.eqns:
+        if eqn.effects:
+            inside: list[ClosedJaxpr] = []
+
+            def quiet(x: Any, inside: list[ClosedJaxpr] = inside) -> Any:
+                if isinstance(x, tuple):
+                    return tuple(map(quiet, x)) if any(isinstance(y, _jax.Jaxpr | ClosedJaxpr) for y in x) else x
+                if not isinstance(x, _jax.Jaxpr | ClosedJaxpr):
+                    return x
+                inside.append(without_effects(x if isinstance(x, ClosedJaxpr) else _jax.close(x)))
+                return inside[-1] if isinstance(x, ClosedJaxpr) else _jax.opened(inside[-1])
+
+            params = {name: quiet(x) for name, x in eqn.params.items()}
+            if inside:
+                left = {e for p in inside for e in p.effects}
+                eqn = eqn.replace(params=params, effects={e for e in eqn.effects if _jax.is_ref_effect(e) or e in left})
+        eqns.append(eqn)
+    return slice_program(_jax.with_parts(program, eqns=eqns), program.jaxpr.outvars)
+
+
 def references(eqn: Any) -> set[Var]:
     """The references that an equation takes."""
     return {x for x in eqn.invars if type(x) is not Literal and _jax.is_ref(x.aval)}
@@ -125,9 +151,11 @@ def variables_read(program: ClosedJaxpr) -> set[Var]:
 
 
 def size(v: Any) -> int:
-    """The bytes of an array, 0 of anything else."""
+    """The bytes of an array, 0 of anything else; of open dimensions, about as many as there may be."""
     aval = v.aval
-    return math.prod(aval.shape) * aval.dtype.itemsize if isinstance(aval, ShapedArray) else 0
+    if not isinstance(aval, ShapedArray):
+        return 0
+    return math.prod([_jax.evaluated(d, OPEN) for d in aval.shape]) * aval.dtype.itemsize
 
 
 def fixpoint(start: tuple[bool, ...], step: Callable[[tuple[bool, ...]], Sequence[bool]]) -> tuple[bool, ...]:

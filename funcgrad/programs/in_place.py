@@ -15,7 +15,6 @@ Loops of hundreds of updates are ordinary. Their equations are sorted once and p
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -57,7 +56,7 @@ def in_place(loop: Loop) -> Loop:
 
 def body_in_place(program: ClosedJaxpr, carries: Sequence[tuple[int, int]]) -> ClosedJaxpr:
     """A loop's body with what it does to carried arrays done in place; ``carries`` pairs their inputs and outputs."""
-    large = [(i, o) for i, o in carries if is_large(program.in_avals[i])]
+    large = [(i, o) for i, o in carries if is_large(program.jaxpr.invars[i])]
     if not large or program.effects:
         return program
     shapes = {program.in_avals[i].shape for i, _ in large}
@@ -71,18 +70,16 @@ def body_in_place(program: ClosedJaxpr, carries: Sequence[tuple[int, int]]) -> C
     return Rewriting(body, links).program()
 
 
-def is_large(aval: Any) -> bool:
-    large = (
-        _jax.is_unsharded(aval) and bool(aval.shape) and math.prod(aval.shape) * aval.dtype.itemsize >= IN_PLACE_BYTES
-    )
-    return large and is_number(aval)
+def is_large(v: Var) -> bool:
+    return _jax.is_unsharded(v.aval) and bool(v.aval.shape) and size(v) >= IN_PLACE_BYTES and is_number(v.aval)
 
 
 def is_number(aval: Any) -> bool:
+    """Whether a type is that of numbers, of one at least."""
     numbers = isinstance(aval, ShapedArray) and any(
         jnp.issubdtype(aval.dtype, kind) for kind in (jnp.number, jnp.bool_)
     )
-    return numbers and math.prod(aval.shape) > 0
+    return numbers and all(_jax.is_at_least(d, 1) for d in aval.shape)
 
 
 class Body(Flow):
@@ -127,8 +124,10 @@ class Body(Flow):
         if eqn is None or not self.is_used_once(x):
             return False
         if eqn.primitive is lax.pad_p:
-            dense_inside = all(low >= 0 and high >= 0 and step == 0 for low, high, step in eqn.params["padding_config"])
-            return dense_inside and self.is_zero(eqn.invars[1])
+            padding = eqn.params["padding_config"]
+            starts = all(isinstance(low, int) and low >= 0 for low, _, _ in padding)
+            whole = starts and all(_jax.is_at_least(high, 0) and step == 0 for _, high, step in padding)
+            return whole and self.is_zero(eqn.invars[1])
         return eqn.primitive in (lax.scatter_add_p, lax.dynamic_update_slice_p) and self.is_zero(eqn.invars[0])
 
     def is_zero(self, x: Any) -> bool:
@@ -332,8 +331,7 @@ def index_of_true(x: Any) -> Any:
 
 def always(x: Any) -> Any:
     """True, whatever the first entry of ``x`` is."""
-    if x.ndim:
-        x = lax.index_in_dim(lax.reshape(x, (x.size,)), 0, keepdims=False)
+    x = lax.squeeze(lax.slice(x, [0] * x.ndim, [1] * x.ndim), range(x.ndim))
     if jnp.issubdtype(x.dtype, jnp.inexact):
         return lax.bitwise_or(lax.eq(x, x), lax.ne(x, x))
     x = lax.convert_element_type(x, np.int32)

@@ -6,6 +6,9 @@ process. A number decides for speed or memory only; what is computed is the same
 
 from __future__ import annotations
 
+#: What a dimension that is open until the program is called is taken for when sizes are weighed. Not measured.
+OPEN = 32
+
 #: A product of a loop's element with a constant is computed ahead where the constant has so many times its bytes: the
 #: products of all steps are written and read again. LSTM and GRU, batch 1 to 64 (``benchmarks``, recurrent).
 AHEAD = 64

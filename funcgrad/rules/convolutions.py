@@ -13,9 +13,8 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad.programs.platform import on_cpu
-from funcgrad.rules.numbers import convert
+from funcgrad.rules.numbers import convert, extent
 from funcgrad.rules.rule import formula
-from funcgrad.rules.windows import extent
 
 
 def operand_ct(ct, y, x_aval, *, dimension_numbers, feature_group_count, batch_group_count, **how):

@@ -5,7 +5,9 @@ Each output depends on all entries up to its own, so each entry's cotangent sums
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from funcgrad._jax import set_current_trace
@@ -15,6 +17,23 @@ from funcgrad.rules.plan import check_linear
 from funcgrad.rules.rule import Formula, formula
 
 
+def running(combine, xs, axis, reverse=False):
+    """The combinations of all entries up to each: pairwise, and one after the other along an axis that is open."""
+    if isinstance(jax.tree.leaves(xs)[0].shape[axis], int):
+        return lax.associative_scan(combine, xs, axis=axis, reverse=reverse)
+
+    xs = jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), xs)
+    first = jax.tree.map(lambda x: x[-1] if reverse else x[0], xs)
+
+    def step(carry, x):
+        before, is_first = carry
+        after = lax.cond(is_first, lambda before, x: x, combine, before, x)
+        return (after, np.False_), after
+
+    _, ys = lax.scan(step, (first, np.True_), xs, reverse=reverse)
+    return jax.tree.map(lambda y: jnp.moveaxis(y, 0, axis), ys)
+
+
 def recurrence(factors, terms, axis, reverse):
     """The solution of s[i] = terms[i] + factors[i] * s[i-1]; factors[0] is not used."""
 
@@ -22,7 +41,7 @@ def recurrence(factors, terms, axis, reverse):
         (f, s), (g, t) = before, after
         return lax.mul(f, g), lax.add(t, lax.mul(g, s))
 
-    return lax.associative_scan(combine, (factors, terms), axis=axis, reverse=reverse)[1]
+    return running(combine, (factors, terms), axis, reverse)[1]
 
 
 def log_sum_exp(ct, x, out, *, axis, reverse):
@@ -54,13 +73,13 @@ class ByScan(Formula):
         check_linear(primitive, primals)
         (x,) = primals
         with set_current_trace(tape.parent):
-            out = lax.associative_scan(self.combine, x, **params)
+            out = running(self.combine, x, **params)
         return tape.emit(self, primitive, params, self.plan((True,)), (x, out), tracers, out)
 
 
 def scan(combine):
     """The scan recorded as it runs. Where entries are equal, how its tree is built decides their shares."""
-    return Rewrite(lambda x, **params: lax.associative_scan(combine, x, **params))
+    return Rewrite(lambda x, **params: running(combine, x, **params))
 
 
 rules = {

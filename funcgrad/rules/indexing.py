@@ -14,7 +14,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.rules.numbers import const, full_like
+from funcgrad.rules.numbers import const, counting, extent, full_like, nonzero
 from funcgrad.rules.rule import Formula, formula, joint
 from funcgrad.rules.signature import shape_of
 
@@ -24,8 +24,7 @@ def unslice(ct, x_aval, *, start_indices, limit_indices, strides):
     strides = strides or (1,) * len(x_aval.shape)
     config = []
     for size, start, stride, taken in zip(x_aval.shape, start_indices, strides, ct.shape, strict=True):
-        end = start + (taken - 1) * stride + 1 if taken else start
-        config.append((start, size - end, stride - 1))
+        config.append((start, size - start - extent(taken, stride), stride - 1))
     return lax.pad(ct, const(ct, 0), config)
 
 
@@ -136,7 +135,7 @@ def numbered(z, *, dimension_numbers, **_):
     """The number of each window of the updates, from one, in all its entries."""
     shape = [1 if d in dimension_numbers.update_window_dims else n for d, n in enumerate(z.shape)]
     count = math.prod(shape)
-    dtype = np.uint32 if count < np.iinfo(np.uint32).max else np.uint64
+    dtype = counting(count, np.uint32, np.uint64)
     return lax.add(lax.reshape(lax.iota(dtype, count), shape), lax.full(z.shape, 1, dtype))
 
 
@@ -176,11 +175,15 @@ def attained(x, y, z, out, **params):
 def choose(ct, y, z_aval, winners, active, **params):
     """An equal share of ct for all who attain the extremum."""
     count, x_wins, z_wins = winners
-    share = lax.div(read(ct, y, z_aval, **params), count)
-    x_share, z_share = [lax.select(wins, share, full_like(share, 0)) for wins in (x_wins, z_wins)]
-    # Updates that meet write the same number.
-    x_ct = lax.scatter(ct, y, x_share, **place(params)) if active[0] else None
-    return [x_ct, None, z_share if active[2] else None]
+    x_ct = z_ct = None
+    if active[0]:
+        # Updates that meet write the same number. What ct is divided by is scattered, not ct: that is linear in it.
+        shares = lax.scatter(full_like(ct, 1), y, lax.select(x_wins, count, full_like(count, 0)), **place(params))
+        x_ct = lax.select(lax.eq(shares, const(shares, 0)), full_like(ct, 0), lax.div(ct, nonzero(shares)))
+    if active[2]:
+        share = lax.div(read(ct, y, z_aval, **params), count)
+        z_ct = lax.select(z_wins, share, full_like(share, 0))
+    return [x_ct, None, z_ct]
 
 
 rules = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax import lax
 
@@ -84,6 +85,18 @@ def summed_to(x: Any, shape: tuple[int, ...]) -> Any:
         return None
     axes = [*range(extra), *(d + extra for d, n in enumerate(shape) if n != x.shape[d + extra])]
     return lax.reshape(summed(x, axes), shape)
+
+
+def extent(n: Any, dilation: int) -> Any:
+    """The length of ``n`` entries set ``dilation`` apart."""
+    return n if dilation == 1 else jax.core.max_dim((n - 1) * dilation + 1, 0)
+
+
+def counting(n: Any, small: Any = np.int32, large: Any = np.int64) -> Any:
+    """The dtype that numbers up to ``n`` have: the large one if ``n`` is, or if it is open."""
+    if isinstance(n, int) and n <= np.iinfo(small).max:
+        return small
+    return jax.dtypes.canonicalize_dtype(large)
 
 
 def inverse(permutation: Sequence[int]) -> tuple[int, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
+from funcgrad.rules.numbers import counting
 from funcgrad.rules.plan import check_linear
 from funcgrad.rules.rule import Rule, joint
 
@@ -36,7 +36,7 @@ class Sort(Rule):
     def record(self, tape, primitive, primals, tracers, params, linear):
         check_linear(primitive, primals)
         shape, dimension = primals[0].shape, params["dimension"]
-        dtype = np.int32 if shape[dimension] <= np.iinfo(np.int32).max else np.int64
+        dtype = counting(shape[dimension])
         with set_current_trace(tape.parent):
             *outs, places = lax.sort_p.bind(*primals, lax.broadcasted_iota(dtype, shape, dimension), **params)
         active = [t is not None for t in tracers]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from funcgrad import _jax
 from funcgrad.rules.control.rewriting import Recompute
+from funcgrad.rules.cumulative import running
 from funcgrad.rules.numbers import full_like
 from funcgrad.rules.rule import formula, no_derivative
 
@@ -34,20 +36,36 @@ def choose(ct, mask, x_aval, *, axes):
 
 # Products. A factor's cotangent is ct times all other factors, found without dividing by it: the first half of an axis
 # is multiplied by the second, the cotangent of those products is found in the same way, and each half is the other's
-# factor.
+# factor. An axis that is open has no halves: there the factors before and those after each are multiplied up.
 
 
 def multiply_others(ct, x, *, axes):
     """ct times the product of all other factors."""
     if x.size == 0:
         return full_like(x, 0)
-    axis = next((d for d in axes if x.shape[d] > 1), None)
+    axis = next((d for d in axes if x.shape[d] != 1), None)
     if axis is None:
         return lax.expand_dims(ct, axes)
+    if not isinstance(x.shape[axis], int):
+        products, before, after = around(x, axis)
+        return lax.mul(multiply_others(ct, products, axes=axes), lax.mul(before, after))
     first, second, *odd = halves(x, axis)
     ct = multiply_others(ct, lax.concatenate([lax.mul(first, second), *odd], axis), axes=axes)
     ct, *odd = lax.split(ct, [first.shape[axis], *[1] * len(odd)], axis)
     return lax.concatenate([lax.mul(ct, second), lax.mul(ct, first), *odd], axis)
+
+
+def around(x, axis):
+    """The product along an axis, and at each entry of it those of the entries before and after."""
+
+    def step(product, factor):
+        return lax.mul(product, factor), product
+
+    factors = jnp.moveaxis(x, axis, 0)
+    ones = full_like(factors[0], 1)
+    product, before = lax.scan(step, ones, factors)
+    _, after = lax.scan(step, ones, factors, reverse=True)
+    return lax.expand_dims(product, [axis]), jnp.moveaxis(before, 0, axis), jnp.moveaxis(after, 0, axis)
 
 
 def halves(x, axis):
@@ -56,7 +74,8 @@ def halves(x, axis):
     return lax.split(x, [n // 2, n // 2, *[1] * (n % 2)], axis)
 
 
-# Reductions by any function: combine halves until one entry is left, and that with the initial value.
+# Reductions by any function: combine halves until one entry is left, and that with the initial value. Along an axis
+# that is open the entries are combined one after the other.
 
 
 def reduce_by_halves(*operands, computation, jaxpr, dimensions):
@@ -67,6 +86,9 @@ def reduce_by_halves(*operands, computation, jaxpr, dimensions):
     for axis in dimensions:
         if xs[0].shape[axis] == 0:
             return starts
+        if not isinstance(xs[0].shape[axis], int):
+            ends = running(lambda a, b: tuple(combine(*a, *b)), tuple(xs), axis)
+            xs = [lax.index_in_dim(x, -1, axis) for x in ends]
         while xs[0].shape[axis] > 1:
             firsts, seconds, *odd = zip(*(halves(x, axis) for x in xs), strict=True)
             pieces = zip(combine(*firsts, *seconds), *odd, strict=True)

@@ -9,19 +9,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import jax
 import numpy as np
 from jax import lax
 
 from funcgrad.rules.control.rewriting import Recompute
-from funcgrad.rules.numbers import const, full_like
+from funcgrad.rules.numbers import const, extent, full_like
 from funcgrad.rules.reductions import elementwise
 from funcgrad.rules.rule import formula
-
-
-def extent(n: int, dilation: int) -> int:
-    """The length of ``n`` entries set ``dilation`` apart."""
-    return (n - 1) * dilation + 1 if n else 0
-
 
 # Sums. An entry's cotangent is the sum over the windows it is in: a window sum again, over the dilated cotangent.
 
@@ -66,10 +61,12 @@ def repeat(ct, shape, window, padding):
 
 def to_extremum(ct, x, select, *, base_dilation, window_dilation, **window):
     """What ct each window has goes to its first extremum."""
-    if any(d != 1 for d in window_dilation):
+    is_open = not all(isinstance(n, int) for n in itertools.chain(*window["padding"]))
+    if is_open or any(d != 1 for d in window_dilation):
         places = Places(x.shape, base_dilation=base_dilation, window_dilation=window_dilation, **window)
         return to_chosen_place(ct, lax.stop_gradient(x), select, places)
-    # The transposed primitive knows no base dilation: what lies between the operand's entries is spelled out.
+    # The transposed primitive knows neither window dilation nor open padding; and no base dilation: what lies between
+    # the operand's entries is spelled out.
     if any(d != 1 for d in base_dilation):
         x = lax.pad(x, const(x, WORST[select]), [(0, 0, d - 1) for d in base_dilation])
     x_ct = lax.select_and_scatter_add_p.bind(ct, x, select_prim=select, **window)
@@ -111,7 +108,7 @@ class Places:
         steps = list(zip(window_dimensions, window_dilation, strict=True))
         self.starts = list(itertools.product(*(range(0, extent(k, d), d) for k, d in steps)))
         self.out_shape = tuple([
-            max((n - extent(k, d)) // stride + 1, 0)
+            jax.core.max_dim((n - extent(k, d)) // stride + 1, 0)
             for n, (k, d), stride in zip(self.padded, steps, window_strides, strict=True)
         ])  # fmt: skip
         self.covered = [extent(m, stride) for m, stride in zip(self.out_shape, window_strides, strict=True)]

@@ -309,6 +309,23 @@ class TestFlags:
         (flag,) = [f for f in report.flags if f.kind == "no_gradient"]
         assert "params['unused']" in flag.message and report.parameters[flag.parameters[0]].gradient is None
 
+    def test_a_parameter_that_is_cut_off_because_its_value_left_the_tape(self):
+        def loss(p, x):
+            scale = jnp.tanh(x * p["w"]).item()  # the first line
+            if p["sign"] > 0:
+                return p["v"] * scale
+            return p["v"] * p["unused"]
+
+        leaves = {name: jnp.float32(1.0) for name in ("w", "sign", "v", "unused")}
+        report = fg.explain(loss)(leaves, jnp.float32(0.3))
+        flags = {
+            f.message.split("reaches ")[1].split(":")[0]: f.message for f in report.flags if f.kind == "no_gradient"
+        }
+        first = loss.__code__.co_firstlineno + 1
+        assert f"cut off by a conversion to a number at test_explain.py:{first}," in flags["p['w']"]
+        assert f"cut off by a decision in Python at test_explain.py:{first + 1}," in flags["p['sign']"]
+        assert "the result does not depend on it" in flags["p['unused']"]
+
     def test_a_parameter_whose_gradient_is_zero(self):
         report = fg.explain(lambda w: jnp.sum(jnp.round(w)))(jnp.ones(3))
         assert "no_gradient" in kinds(report)

@@ -278,6 +278,16 @@ class TestCalls:
 
         assert summary(find(f, V)) == ("log", "forward")
 
+    @pytest.mark.parametrize("f", [lambda x: jnp.nanmean(x**2), lambda x: jnp.sum(jnp.exp(x)), lambda x: x @ x])
+    @pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+    def test_what_was_given_is_not_said_to_be_made(self, f, value):
+        found = find(f, jnp.arange(5.0).at[1].set(value))
+        assert f"The first {'NaN' if jnp.isnan(value) else 'infinity'} was given" in str(found)
+        assert found.hint == "args[0] is not finite to begin with."
+
+    def test_a_constant_that_is_not_finite_is_said_to_be_given(self):
+        assert "or put in as a constant" in find(lambda x: jnp.sum(x * jnp.float32(jnp.inf)), jnp.ones(3)).hint
+
     def test_traced_values_are_refused(self):
         with pytest.raises(TypeError, match="outside of jit"):
             jax.jit(fg.find_nonfinite(jnp.sin))(1.0)

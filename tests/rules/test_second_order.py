@@ -83,3 +83,18 @@ def test_rule_and_derivative_that_jax_lacks_agree_with_differences(example):
     pulled, at = pullback_of(fg.vjp, example)
     assert_agrees_with_differences(example.along(example.active, example.args), *at[0])
     assert_agrees_with_differences(pulled, *at)
+
+
+#: Pullbacks that end in what JAX itself cannot transpose.
+NOT_TRANSPOSED = {"while": "a loop of unknown length", "ragged_dot_general": "some modes of a ragged contraction"}
+
+
+@pytest.mark.parametrize("example", [x for x in examples if str(x.primitive) not in NOT_TRANSPOSED], ids=str)
+def test_pullbacks_are_linear_to_jax(example):
+    pulled, (xs, cts) = pullback_of(fg.vjp, example)
+
+    def transposed(xs, cts_of_cts):
+        return jax.linear_transpose(lambda cts: pulled(xs, cts), cts)(cts_of_cts)
+
+    (shapes,) = jax.eval_shape(transposed, xs, jax.eval_shape(pulled, xs, cts))
+    assert [x.shape for x in shapes] == [x.shape for x in cts]

@@ -261,8 +261,17 @@ def test_a_missing_rule_names_the_primitive_the_line_and_the_remedy():
     def model(x):
         return jnp.sum(triple_p.bind(x))  # here
 
+    def scanned(x):
+        return lax.scan(lambda c, _: (c + jax.jit(model)(x), None), 0.0, None, length=2)[0]
+
+    def chosen(x):
+        return lax.cond(x[0] > 9, jnp.sum, lambda x: lax.while_loop(lambda s: s < 1.0, lambda s: s + model(x), 0.0), x)
+
     line = inspect.getsourcelines(model)[1] + 1
-    for transform in (fg.grad(model), jax.jit(fg.grad(model)), fg.grad(jax.jit(model)), fg.grad(jax.checkpoint(model))):
+    forms = (model, jax.jit(model), jax.checkpoint(model), scanned, chosen)
+    once = [fg.grad(f) for f in forms]
+    twice = [jax.grad(lambda x: jnp.sum(fg.grad(model)(x))), fg.hessian(model), lambda x: fg.hvp(model, (x,), (x,))]
+    for transform in (*once, *map(jax.jit, once), *twice):
         with pytest.raises(NotImplementedError) as caught:
             transform(V)
         message = str(caught.value)

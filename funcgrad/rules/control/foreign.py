@@ -22,6 +22,12 @@ from funcgrad.rules.rule import Rule
 PASS_ONE = "Pass a rule for it: rules=fg.rules.default.override({primitive: rule})."
 
 
+def here() -> str:
+    """Where the current operation is in the user's code."""
+    line: str = _jax.user_line(_jax.current_source())
+    return line
+
+
 class Foreign(Rule):
     """The rules that JAX's tables have for a primitive."""
 
@@ -41,15 +47,17 @@ class Foreign(Rule):
             with set_current_trace(tape):
                 outs, tangents_out = _jax.foreign_jvps[primitive](primals, tangents, **params)
         else:
-            raise NotImplementedError(f"Differentiation rule for '{primitive}' not implemented. {PASS_ONE}")
+            raise NotImplementedError(
+                f"Differentiation rule for '{primitive}' not implemented, used at {here()}. {PASS_ONE}"
+            )
         follow(tracers, tangents)
         if not primitive.multiple_results:
             outs, tangents_out = [outs], [tangents_out]
         if any(type(tape.strip(x)[0]) is Zero for x in outs):
             raise ValueError(
                 "Linearization failed to produce known values for all output primals: the JVP rule of "
-                f"'{primitive}' computes values and tangents in one operation, so it can be used in forward mode "
-                f"only. {PASS_ONE}"
+                f"'{primitive}', used at {here()}, computes values and tangents in one operation, so it can be used in "
+                f"forward mode only. {PASS_ONE}"
             )
         outs = [with_tangent(tape, x, t) for x, t in zip(outs, tangents_out, strict=True)]
         return outs if primitive.multiple_results else outs[0]
@@ -66,8 +74,8 @@ class Foreign(Rule):
     def record_linear(self, tape, primitive, primals, tracers, params):
         if primitive not in _jax.foreign_transposes and primitive not in _jax.foreign_accumulations:
             raise NotImplementedError(
-                f"Transpose rule (for reverse-mode differentiation) for '{primitive}' not implemented: it comes with "
-                f"a JVP rule only. {PASS_ONE}"
+                f"Transpose rule (for reverse-mode differentiation) for '{primitive}' not implemented, used at "
+                f"{here()}: it comes with a JVP rule only. {PASS_ONE}"
             )
         outs: Any = [Zero(aval) for aval in abstract_outputs(primitive, primals, params)]
         residuals = tuple([None if t is not None else x for x, t in zip(primals, tracers, strict=True)])

@@ -29,6 +29,7 @@ from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr, Literal
 from funcgrad.engine.recording import accumulate
 from funcgrad.programs.evaluation import evaluate
+from funcgrad.programs.flow import without_effects
 from funcgrad.programs.memo import kept, memo
 from funcgrad.rules.control.body import needed, split_at, split_body
 from funcgrad.rules.control.carrier import Carrier, Halves, carried
@@ -130,6 +131,7 @@ class While(Carrier):
     def forward(self, halves, primitive, primals, params):
         if not any(halves.out_active):
             return primitive.bind(*primals, **params), ()
+        check_effects(halves, params["cond_jaxpr"])
         first = params["cond_nconsts"]
         outs, stack, length = halves.forward(*split_at(primals, first, params["body_nconsts"]))
         return outs, (length, stack.steps, stack.depth, *stack.states, *halves.loop.fixed(primals[first:]))
@@ -156,6 +158,22 @@ def loop_refs(params) -> tuple[set[int], set[int]]:
     first = params["cond_nconsts"]
     used, written = _jax.ref_uses(params["body_jaxpr"])
     return {first + i for i in used}, {first + i for i in written}
+
+
+def check_effects(halves: WhileHalves, cond: ClosedJaxpr) -> None:
+    found = _jax.effects_to_happen_once(cond.effects)
+    if found:
+        raise NotImplementedError(
+            f"reverse mode through a loop whose condition has side effects ({found}): it is asked more often than the "
+            "loop has steps. Have them in the body, where they happen once."
+        )
+    found = _jax.effects_to_happen_once(halves.again.body.effects)
+    if found:
+        raise NotImplementedError(
+            f"reverse mode through a loop that uses what its side effects return ({found}): its steps are computed "
+            "again on the way back, and these would happen twice. Have them before the loop, or use lax.scan, which "
+            "keeps what they return."
+        )
 
 
 def with_one_predicate(primals: Sequence[Any], tracers: Sequence[Any], params: dict) -> tuple[list, list, dict]:
@@ -278,19 +296,22 @@ class WhileHalves(Halves):
     def __init__(self, body: ClosedJaxpr, cond: ClosedJaxpr, num_consts: int, activity, rules, slots: int):
         super().__init__(*split_body(body, num_consts, len(body.out_avals), activity, rules))
         self.loop = Checkpointed(body, cond, num_consts, slots)
+        #: The loop as it is run again, and its step: without effects, which have happened.
+        self.again = Checkpointed(without_effects(body), cond, num_consts, slots)
+        self.step = without_effects(self.split.forward)
         self.forward: Callable = jax.jit(self.loop.forward)
 
     @kept
     def backward(self, wanted: tuple[bool, ...]) -> Callable:
         """The way back to the operands that are ``wanted``, from the cotangents of the outputs."""
-        body, checkpointed, first = self.split, self.loop, self.loop.num_consts
+        body, checkpointed, first = self.split, self.again, self.loop.num_consts
         inputs, carry = needed(body, first, self.out_active, wanted)
         consts = [i for i in range(first) if inputs[i] and body.in_slots[i] is not None]
         avals = {i: body.ct_avals[i] for i, n in enumerate(carry) if n}
 
         def pull(operands: Sequence[Any], carry_cts: dict[int, Any]) -> list[Any]:
             """Cotangents of the body's operands, at one state."""
-            results = evaluate(body.forward, *operands)
+            results = evaluate(self.step, *operands)
             cts = [carry_cts.get(i) for i in range(len(carry))]
             return body.pull(body.residuals(operands, results), cts, inputs)
 

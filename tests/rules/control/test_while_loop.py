@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import io_callback
 from jax.extend.core.primitives import while_p
 
 import funcgrad as fg
@@ -457,3 +458,73 @@ def test_a_loop_without_active_values_stays_a_loop():
 
     loops = [eqn for eqn in jax.make_jaxpr(fg.grad(f))(2.0).jaxpr.eqns if eqn.primitive is while_p]
     assert len(loops) == 1 and len(loops[0].outvars) == 1
+
+
+# Side effects.
+
+
+def noting(log, seen, step):
+    """A step of a loop that takes note of its number in two ways."""
+
+    def noted(s):
+        io_callback(lambda i: log.append(int(i)), None, s[1], ordered=True)
+        jax.debug.callback(lambda i: seen.append(int(i)), s[1], ordered=True)
+        return step(s)
+
+    return noted
+
+
+def of_known_length(step):
+    return lambda x, n: lax.fori_loop(0, n, lambda i, x: step((x, i))[0], x)
+
+
+def of_unknown_length(step):
+    return lambda x, n: lax.while_loop(lambda s: s[0] > 0.2, step, (x, n * 0))[0]
+
+
+def with_programs_inside(step):
+    """The effects are in a jitted function in a scan in a branch of a conditional."""
+
+    def inside(s):
+        def some(s):
+            return lax.scan(lambda x, i: (jax.jit(step)((x, i))[0], None), s[0], jnp.arange(1, 3))[0]
+
+        return lax.cond(s[1] == 1, some, lambda s: s[0], s), s[1] + 1
+
+    return lambda x, n: lax.while_loop(lambda s: s[1] < n, inside, (x, n * 0))[0]
+
+
+@pytest.mark.parametrize("loop", [of_known_length, of_unknown_length, with_programs_inside])
+def test_the_effects_of_a_loop_happen_once_and_in_order(loop):
+    sine = lambda s: (jnp.sin(s[0]) * 0.9, s[1] + 1)  # noqa: E731
+    log, seen, rules = [], [], with_slots(4)
+    loud, silent = loop(noting(log, seen, sine)), loop(sine)
+    x, n = jnp.float32(0.9), jnp.int32(12)
+    silent(x, n)
+    quick_jit(loud)(x, n)
+    jax.effects_barrier()
+    ran = log.copy(), seen.copy()
+    log.clear(), seen.clear()
+    got = quick_jit(fg.grad(loud, rules=rules))(x, n)
+    jax.effects_barrier()
+    assert len(log) >= 2
+    assert (log, seen) == ran
+    assert_same(got, quick_jit(fg.grad(silent, rules=rules))(x, n), 0)
+
+
+def test_effects_that_would_happen_again_are_refused():
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+
+    def given(s):
+        return s[0] * io_callback(lambda i: np.float32(i), shape, s[1]), s[1] + 1
+
+    loops = {
+        "uses what its side effects return": (lambda s: s[1] < 3, given),
+        "condition has side effects": (
+            lambda s: noting([], [], lambda s: s)(s)[1] < 3,
+            lambda s: (jnp.sin(s[0]), s[1] + 1),
+        ),
+    }
+    for message, (proceeds, step) in loops.items():
+        with pytest.raises(NotImplementedError, match=message):
+            fg.grad(lambda x, p=proceeds, s=step: lax.while_loop(p, s, (x, 0))[0])(0.3)

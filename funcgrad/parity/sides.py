@@ -112,7 +112,7 @@ def run_jax(loss: Callable, inputs: Inputs, rules: RuleTable, dtype: Any = None,
     if wide:
         rules = rules.override({p: in_float64(rules[p], parameter) for p, parameter in DTYPE_PARAMETERS.items()})
     with contextlib.ExitStack() as settings:
-        if not any(isinstance(key, str) for key in rules):  # the rules of whole functions, which must stay calls
+        if not rules.functions:  # the rules of whole functions, which must stay calls
             settings.enter_context(jax.disable_jit())
         if dtype is not None:
             inputs = inputs.cast(dtype)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from funcgrad.engine.tape import Node, Tape
+from funcgrad.rules.equality import Valued, value_of
 from funcgrad.rules.plan import Plan, Saver, check_linear
 from funcgrad.rules.signature import TAKE, TAKE_ALL, Signature, parameter_names
 
 
-class Rule:
+class Rule(Valued):
     """How a primitive is recorded, and how its cotangents are pulled back.
 
     ``record`` is given the operands' values ``primals`` and their ``tracers``, None for one that is not active; it runs
@@ -71,6 +72,9 @@ class Formula(Rule):
         self.broadcasts = broadcasts
         self.plans: dict[tuple[bool, ...], Plan | None] = {}
 
+    def parts(self):
+        return self.fuses, self.broadcasts, self.signatures, tuple(self.derived.items())
+
     def plan(self, active: tuple[bool, ...]) -> Plan | None:
         """The plan for the active operands; None where none of them has a derivative."""
         plan = Plan(self.signatures, self.derived, active, self.broadcasts, self.fuses)
@@ -105,6 +109,9 @@ class Joint(Rule):
         self.names = tuple([name for name in self.signature.names if name != "active"])
         self.savers = [Saver(name, self.derived, TAKE_ALL) for name in self.names]
         self.single = parameter_names(function)[0][0] == "ct"
+
+    def parts(self):
+        return self.signature, tuple(self.derived.items())
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         out = tape.evaluate(primitive, primals, params, linear)
@@ -147,6 +154,9 @@ class Wrapped(Rule):
         self.rule, self.around_record, self.around_pull = rule, record, pull
         self.always = rule.always if always is None else always
         self.formula, self.saved = rule.formula, rule.saved
+
+    def parts(self):
+        return self.rule, self.always, value_of(self.around_record), value_of(self.around_pull)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         first = len(tape.nodes)

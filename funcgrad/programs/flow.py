@@ -126,8 +126,11 @@ def variables_read(program: ClosedJaxpr) -> set[Var]:
 
 def size(v: Any) -> int:
     """The bytes of an array, 0 of anything else."""
-    aval = v.aval
-    return math.prod(aval.shape) * aval.dtype.itemsize if isinstance(aval, ShapedArray) else 0
+    if not isinstance(v.aval, ShapedArray):
+        return 0
+    aval = _jax.physical_aval(v.aval)
+    in_bytes: int = math.prod(aval.shape) * aval.dtype.itemsize
+    return in_bytes
 
 
 def fixpoint(start: tuple[bool, ...], step: Callable[[tuple[bool, ...]], Sequence[bool]]) -> tuple[bool, ...]:

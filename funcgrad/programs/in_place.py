@@ -72,10 +72,8 @@ def body_in_place(program: ClosedJaxpr, carries: Sequence[tuple[int, int]]) -> C
 
 
 def is_large(aval: Any) -> bool:
-    large = (
-        _jax.is_unsharded(aval) and bool(aval.shape) and math.prod(aval.shape) * aval.dtype.itemsize >= IN_PLACE_BYTES
-    )
-    return large and is_number(aval)
+    unsharded = _jax.is_unsharded(aval) and bool(aval.shape) and is_number(aval)
+    return unsharded and math.prod(aval.shape) * aval.dtype.itemsize >= IN_PLACE_BYTES
 
 
 def is_number(aval: Any) -> bool:

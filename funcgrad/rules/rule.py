@@ -38,6 +38,8 @@ class Rule(Valued):
 
     #: Record even where no operand is active (references are written to whatever is active).
     always = False
+    #: Pull back even where all cotangents are zero, as long as others are not.
+    of_zeros = False
     #: For a rule that is more than functions of cotangent and residuals: in words, what it does and what it saves.
     formula: str = ""
     saved: tuple[str, ...] = ()
@@ -153,7 +155,7 @@ class Wrapped(Rule):
     ):
         self.rule, self.around_record, self.around_pull = rule, record, pull
         self.always = rule.always if always is None else always
-        self.formula, self.saved = rule.formula, rule.saved
+        self.formula, self.saved, self.of_zeros = rule.formula, rule.saved, rule.of_zeros
 
     def parts(self):
         return self.rule, self.always, value_of(self.around_record), value_of(self.around_pull)

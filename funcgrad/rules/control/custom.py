@@ -51,6 +51,8 @@ class CustomJvp(Custom):
 class CustomVjp(Custom):
     formula = "the function's own bwd"
     saved = ("residuals",)
+    # What it returns may be more than a derivative: a scale, the sum of what it has seen.
+    of_zeros = True
 
     def record_own(self, tape, primitive, own, primals, tracers, params):
         fwd, bwd = own

@@ -107,8 +107,8 @@ class RuleTable(Mapping[Any, Rule]):
 
     def of_program(self, program: Any) -> Rule | None:
         """The rule of the function that a jitted program is of, None where that has none."""
-        keys = self._functions.get(program.jaxpr.debug_info.func_src_info, ())
-        return next((self._rules[key] for key in keys if key.is_of(program)), None)
+        keys = self._functions.get(program.jaxpr.debug_info.func_src_info)
+        return None if keys is None else next((self._rules[key] for key in keys if key.is_of(program)), None)
 
     def has_rule_of(self, custom: Any) -> bool:
         """Whether the jitted function that a ``custom_jvp`` or ``custom_vjp`` function is of has a rule."""

@@ -37,10 +37,12 @@ def record(
             out = fun(*jax.tree.unflatten(in_tree, tracers))
             content_slots = [tape.strip(x)[1] if _jax.is_ref(v) else None for x, v in zip(tracers, avals, strict=True)]
             del tracers
-            aux = None
+            aux_values, aux_tree = [], jax.tree.structure(None)
             if has_aux:
                 out, aux = pair(out)
-                aux = jax.tree.map(lambda x: tape.strip(x)[0], aux)  # noqa: F821
+                aux, aux_tree = jax.tree.flatten(aux)
+                aux_values = [tape.strip(x)[0] for x in aux]
+                del aux
             leaves, out_tree = jax.tree.flatten(out)
             del out
             stripped = [tape.strip(x) for x in leaves]
@@ -49,6 +51,7 @@ def record(
             recording = Recording.of(tape, [*out_slots, *content_slots])
             del tape
         out_avals = [_jax.typeof(x) for x in values]
+    aux = jax.tree.unflatten(aux_tree, aux_values)
     name = getattr(fun, "__name__", str(fun))
     signature = Signature(in_tree, out_tree, avals, out_avals, in_slots, out_slots, content_slots, name)
     return jax.tree.unflatten(out_tree, values), recording, signature, aux

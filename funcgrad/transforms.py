@@ -12,8 +12,7 @@ import numpy as np
 from funcgrad import _jax
 from funcgrad.engine.recording import Recording
 from funcgrad.pullback import Pullback, Signature, pull_back, record
-from funcgrad.rules import RuleTable
-from funcgrad.rules import default as default_rules
+from funcgrad.rules import RuleTable, table_of
 
 __all__ = ["grad", "hessian", "hvp", "jacrev", "value_and_grad", "vjp"]
 
@@ -71,7 +70,7 @@ def run(
     _jax.check_callable(fun)
     leaves, tree = jax.tree.flatten(primals)
     leaves = [x if _jax.is_tracer(x) else _jax.canonicalize(checked(x)) for x in leaves]
-    out, recording, signature, aux = record(fun, leaves, tree, has_aux, default_rules if rules is None else rules)
+    out, recording, signature, aux = record(fun, leaves, tree, has_aux, table_of(rules))
     return out, recording, signature, leaves, aux
 
 

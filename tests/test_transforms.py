@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import get_opaque_trace_state
 
 import funcgrad as fg
 from tests.agreement import assert_same, quick_jit
@@ -143,6 +144,31 @@ def test_aux_comes_back_with_values():
         assert_same(jax.tree.map(jnp.asarray, mine), jax.tree.map(jnp.asarray, theirs))
     out, pullback, aux = fg.vjp(with_aux, V, has_aux=True)
     assert float(out) == 6.5 and pullback(1.0)[0].tolist() == [1, -3, 4] and aux["twice"].tolist() == [1, -3, 4]
+
+
+@jax.tree_util.register_pytree_node_class
+class Rebuilt:
+    """Remembers whether it was put together under differentiation."""
+
+    def __init__(self, x):
+        self.x, self.place = x, get_opaque_trace_state()
+
+    def tree_flatten(self):
+        return (self.x,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def test_aux_is_put_together_outside_of_the_function():
+    here = get_opaque_trace_state()
+    for transform in (fg.grad, fg.value_and_grad, fg.jacrev):
+        aux = transform(lambda x: (jnp.sum(x), Rebuilt(2 * x)), has_aux=True)(V)
+        aux = aux[0][1] if transform is fg.value_and_grad else aux[1]
+        assert aux.place == here and aux.x.tolist() == (2 * V).tolist()
+    out, _, aux = fg.vjp(lambda x: (Rebuilt(x), Rebuilt(2 * x)), V, has_aux=True)
+    assert out.place == here and aux.place == here
 
 
 def test_aux_of_a_hessian_comes_back_with_values():

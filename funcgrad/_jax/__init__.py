@@ -15,7 +15,9 @@ from jax.interpreters.ad import primitive_transposes as foreign_transposes
 from jax.lax import device_put_p, ragged_all_to_all_p, stage_p
 from jax.sharding import use_abstract_mesh
 
-from funcgrad._jax.calls import batching_of, is_own_program, jitted, static_names
+from funcgrad._jax.calls import JittedFunction, batching_of, is_own_program, jitted, jitted_inside, source_of
+from funcgrad._jax.calls import static_names
+from funcgrad._jax.calls import traced_under
 from funcgrad._jax.compat import CHOLESKY_IS_OF_LOWER, ClosedJaxpr, bind_discharged, call_bwd, cur_qdd, flat_tree
 from funcgrad._jax.compat import empty_scan, inlines_early, jit_inlines, scan_layout, scan_params
 from funcgrad._jax.compat import log2_p, one_minus_square_p, pbroadcast_dynamic_p, polynomial_p
@@ -29,10 +31,10 @@ from funcgrad._jax.names import all_gather_reduced, api_boundary, argnums_partia
 from funcgrad._jax.names import auto_insert_reshard, broadcast_prefix, check_arg, check_callable, concrete_or_error
 from funcgrad._jax.names import current_scope, current_source, DontWant, DropVar, dtypes, ensure_index, eval_trace
 from funcgrad._jax.names import foreign_accumulations, foreign_linearizations, get_referent, InternalFloatingPointError
-from funcgrad._jax.names import batch_program, fancy_primitive_batchers
+from funcgrad._jax.names import batch_program, fancy_primitive_batchers, physical_aval
 from funcgrad._jax.names import Jaxpr, Literal, manual_names, new_jaxpr_eqn, no_effects, NotNeeded, one_like, preduced
 from funcgrad._jax.names import Primitive, program_effects, pvary, raise_no_nan_in_deoptimized, reduced_vary_cast
-from funcgrad._jax.names import replicated_spec, set_current_trace, source_of, standard_basis, std, take_current_trace
+from funcgrad._jax.names import replicated_spec, set_current_trace, standard_basis, std, take_current_trace
 from funcgrad._jax.names import to_concrete_value, unravel_rows, unreduced_psum, unreduced_psum_scatter, UNSPECIFIED
 from funcgrad._jax.names import user_line, Var, vary_unreduced_cast, weakref_lru_cache, wraps
 from funcgrad._jax.names import accum_grad_in_ref_p, addupdate_p, all_gather_invariant_p, all_gather_reduced_p

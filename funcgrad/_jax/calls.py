@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from funcgrad._jax.compat import ClosedJaxpr
-from funcgrad._jax.names import batch_program, weakref_lru_cache
+from funcgrad._jax.names import batch_program, jit_p, trace_to_program, weakref_lru_cache
 from funcgrad._jax.values import add_arrays
 
 JittedFunction = type(add_arrays)
@@ -28,6 +28,36 @@ def static_names(function: Any) -> frozenset[str]:
     numbered = enumerate(inspect.signature(function).parameters.values())
     by_number = [p.name for i, p in numbered if i in told.static_argnums and p.kind is p.POSITIONAL_OR_KEYWORD]
     return frozenset((*told.static_argnames, *by_number))
+
+
+def source_of(function: Any) -> str:
+    """Where a jitted function says that it comes from: the very string that the programs traced from it carry on.
+
+    Another function has another string, even with the same text. But functions that are equal share their programs, so
+    those may carry that of another ``jit`` of the same function.
+    """
+    info = getattr(function._fun, "__fun_debug_info__", None)
+    source: str = function._jit_info.fun_sourceinfo if info is None else info.func_src_info
+    return source
+
+
+def traced_under(source: str) -> Iterator[Any]:
+    """The functions that JAX has traced in this thread under the very string ``source``."""
+    for ref, _settings, args, _keywords in trace_to_program.cache_keys():
+        if any(getattr(arg, "func_src_info", None) is source for arg in args):
+            yield ref()
+
+
+def jitted_inside(custom: Any) -> Any:
+    """The jitted function that a ``custom_jvp`` or ``custom_vjp`` is of, its program once it is staged; else None."""
+    function = custom.f
+    if isinstance(function, JittedFunction):
+        return function
+    args: Any = getattr(function, "args", ())
+    if len(args) != 1 or not isinstance(args[0], ClosedJaxpr) or len(args[0].eqns) != 1:
+        return None
+    staged, eqn = args[0], args[0].eqns[0]
+    return eqn.params["jaxpr"] if eqn.primitive is jit_p and eqn.outvars == staged.jaxpr.outvars else None
 
 
 def is_own_program(program: ClosedJaxpr) -> bool:
@@ -64,7 +94,7 @@ def batching_of(program: ClosedJaxpr) -> tuple[ClosedJaxpr, Batching] | None:
     """
     source = program.jaxpr.debug_info.func_src_info
     for single, axis, in_axes in known_batchings():
-        if single.jaxpr.debug_info.func_src_info == source:
+        if single.jaxpr.debug_info.func_src_info is source:
             batched, out_axes = batch_program(single, axis, in_axes)
             if batched is program or (batched.in_avals == program.in_avals and str(batched) == str(program)):
                 return single, Batching(axis.size, axis.name, axis.spmd_name, in_axes, out_axes)

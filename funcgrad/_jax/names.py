@@ -22,7 +22,15 @@ from jax._src.literals import TypedNdArray
 # Types.
 from jax._src import dtypes
 from jax._src.api import _temporary_dtype_exception as is_temporary_dtype_exception
-from jax._src.core import MemorySpace, auto_insert_reshard, mem_kind_to_space, typecompat, typematch, unmapped_aval
+from jax._src.core import (
+    MemorySpace,
+    auto_insert_reshard,
+    mem_kind_to_space,
+    physical_aval,
+    typecompat,
+    typematch,
+    unmapped_aval,
+)
 from jax._src.lax.lax import _convert_element_type as convert_element_type
 from jax._src.lax.lax import _one_vjp as one_like
 from jax._src.sharding_impls import UNSPECIFIED
@@ -38,7 +46,6 @@ from jax._src.api_util import InternalFloatingPointError, check_callable
 from jax._src.api_util import _ensure_index as ensure_index
 from jax._src.api_util import _raise_no_nan_in_deoptimized as raise_no_nan_in_deoptimized
 from jax._src.api_util import argnums_partial2 as argnums_partial
-from jax._src.api_util import fun_sourceinfo as source_of
 from jax._src.core import concrete_or_error
 from jax._src.dispatch import ArrayCopySemantics, check_arg
 from jax._src.tree_util import broadcast_prefix
@@ -62,6 +69,7 @@ from jax._src.interpreters.partial_eval import partial_eval_jaxpr_custom_rules
 # Functions.
 from jax._src.interpreters.batching import _batch_jaxpr2 as batch_program
 from jax._src.interpreters.batching import fancy_primitive_batchers
+from jax._src.interpreters.partial_eval import trace_to_jaxpr as trace_to_program
 from jax._src.numpy.reductions import _std as std
 
 # References.

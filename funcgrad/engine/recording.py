@@ -37,9 +37,10 @@ class Recording:
         those of the inputs among them. None stands for zero.
         """
         cts: list[Any] = [None] * self.slots
+        seeded = False
         for slot, ct in seeds:
-            if slot is not None:
-                cts[slot] = accumulate(cts[slot], ct)
+            if slot is not None and ct is not None:
+                cts[slot], seeded = accumulate(cts[slot], ct), True
         scopes = _jax.BackwardScopes(self.scope)
         for node in reversed(self.nodes):
             outs = []
@@ -47,11 +48,10 @@ class Recording:
             for slot in node.outs:
                 ct = None
                 if slot is not None:
-                    ct = cts[slot]
-                    cts[slot] = None
+                    ct, cts[slot] = cts[slot], None
                     nonzero = nonzero or ct is not None
                 outs.append(ct)
-            if not nonzero:
+            if not nonzero and not (seeded and node.rule.of_zeros):
                 continue
             with scopes.of(node.source):
                 for slot, ct in zip(node.parents, node.rule.pullback(node, outs), strict=True):

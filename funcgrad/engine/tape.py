@@ -158,7 +158,7 @@ class Tape(Trace):
                     active = True
             tracers.append(tracer)
             primals.append(x)
-        rule = self.rules.get(primitive)
+        rule = self.rules.of_primitive(primitive)
         if not active and (rule is None or not rule.always):
             return primitive.bind_with_trace(self.parent, primals, [typeof(x) for x in primals], params)
         if rule is None:
@@ -231,7 +231,7 @@ class Tape(Trace):
         params["subfuns"] = tuple(functions)
         tracers = [self.owned(x) for x in args]
         primals = [x if t is None else t.primal for x, t in zip(args, tracers, strict=True)]
-        rule = self.rules.get(primitive) or self.rules.missing(primitive)
+        rule = self.rules.of_primitive(primitive) or self.rules.missing(primitive)
         if all(t is None for t in tracers) and not rule.always:
             return primitive.bind_with_trace(self.parent, primals, [typeof(x) for x in primals], params)
         return rule.record(self, primitive, primals, tracers, params, any(type(x) is Zero for x in primals))

@@ -17,8 +17,7 @@ from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Node
 from funcgrad.inspect.opened import Path, Watch, inside, noted, noting, take_notes
 from funcgrad.programs.waiting import CHECKPOINTS
-from funcgrad.rules import RuleTable
-from funcgrad.rules import default as default_rules
+from funcgrad.rules import RuleTable, table_of
 from funcgrad.rules.control.carrier import Carrier
 from funcgrad.rules.rule import Rule, Wrapped
 from funcgrad.transforms import P, run
@@ -62,7 +61,7 @@ def cotangents(
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"cotangents takes the names of values, strings, after the function; got {name!r}")
-    table = (default_rules if rules is None else rules).derived(naming)
+    table = table_of(rules).derived(naming)
 
     @_jax.wraps(fun, docstr="Cotangents of the named values in {fun}. Takes the arguments of {fun}.")
     @_jax.api_boundary

@@ -14,8 +14,7 @@ from funcgrad.inspect.cuts import find_cuts
 from funcgrad.inspect.opened import Watch, noting
 from funcgrad.inspect.report import BackwardReport
 from funcgrad.inspect.statistics import measure
-from funcgrad.rules import RuleTable
-from funcgrad.rules import default as default_rules
+from funcgrad.rules import RuleTable, table_of
 from funcgrad.transforms import P, check_input, run, split_arguments
 
 __all__ = ["explain"]
@@ -60,7 +59,7 @@ def explain(
         for leaf in jax.tree.leaves(dynamic):
             check_input("explain", leaf, False, False)
             refuse_traced(leaf)
-        used = default_rules if rules is None else rules
+        used = table_of(rules)
         caller = _jax.user_frames(_jax.current_source())
         out, recording, signature, leaves, _ = run(partial, dynamic, has_aux, used.derived(noting_all))
         jax.tree.map(refuse_traced, out)

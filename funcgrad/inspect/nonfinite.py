@@ -20,8 +20,7 @@ from funcgrad.inspect.hunt import ELEMENTWISE, NODE, Event, Hunt, is_finite, is_
 from funcgrad.inspect.opened import resolved
 from funcgrad.inspect.steps import type_text
 from funcgrad.pullback import pull_back
-from funcgrad.rules import RuleTable
-from funcgrad.rules import default as default_rules
+from funcgrad.rules import RuleTable, table_of
 from funcgrad.rules.control.calls import InPlace
 from funcgrad.rules.control.carrier import Carrier
 from funcgrad.rules.control.custom import Custom, CustomVjp
@@ -77,7 +76,7 @@ def find_nonfinite(
         partial, dynamic = split_arguments(fun, argnums, args, kwargs)
         if any(_jax.is_tracer(x) for x in jax.tree.leaves((args, kwargs))):
             raise TypeError("find_nonfinite looks at values: call it outside of jit, grad and vmap.")
-        table = (default_rules if rules is None else rules).derived(scoped)
+        table = table_of(rules).derived(scoped)
         hunt = Hunt()
         with set_current_trace(hunt):
             out, recording, signature, _, _ = run(partial, dynamic, has_aux, table)

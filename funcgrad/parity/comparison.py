@@ -39,8 +39,7 @@ from funcgrad.parity.distances import distance, largest, relative_distance, ulps
 from funcgrad.parity.modules import ModuleLoss
 from funcgrad.parity.report import ParityReport, Parting, Row, Verdict
 from funcgrad.parity.sides import Inputs, Run, run_jax, run_torch
-from funcgrad.rules import RuleTable
-from funcgrad.rules import default as default_rules
+from funcgrad.rules import RuleTable, table_of
 
 EPS64 = float(np.finfo(np.float64).eps)
 EPS32 = float(np.finfo(np.float32).eps)
@@ -88,7 +87,7 @@ def compare(
     >>> report.ok
     True
     """
-    rules = default_rules if rules is None else rules
+    rules = table_of(rules)
     inputs = Inputs.of(params, batch)
     evidence = Evidence(jax_loss, torch_loss, inputs, rules)
     rows = evidence.rows()

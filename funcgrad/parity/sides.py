@@ -113,7 +113,7 @@ def run_jax(loss: Callable, inputs: Inputs, rules: RuleTable, dtype: Any = None,
     if wide:
         rules = rules.replacing({p: Wrapped(r, in_float64, always=True) for p, r in rules.items() if computes(p, r)})
     with contextlib.ExitStack() as settings:
-        if not any(isinstance(key, str) for key in rules):  # the rules of whole functions, which must stay calls
+        if not rules.functions:  # the rules of whole functions, which must stay calls
             settings.enter_context(jax.disable_jit())
         if dtype is not None:
             inputs = inputs.cast(dtype)

@@ -152,10 +152,11 @@ def variables_read(program: ClosedJaxpr) -> set[Var]:
 
 def size(v: Any) -> int:
     """The bytes of an array, 0 of anything else; of open dimensions, about as many as there may be."""
-    aval = v.aval
-    if not isinstance(aval, ShapedArray):
+    if not isinstance(v.aval, ShapedArray):
         return 0
-    return math.prod([_jax.evaluated(d, OPEN) for d in aval.shape]) * aval.dtype.itemsize
+    aval = _jax.physical_aval(v.aval)
+    in_bytes: int = math.prod([_jax.evaluated(d, OPEN) for d in aval.shape]) * aval.dtype.itemsize
+    return in_bytes
 
 
 def fixpoint(start: tuple[bool, ...], step: Callable[[tuple[bool, ...]], Sequence[bool]]) -> tuple[bool, ...]:

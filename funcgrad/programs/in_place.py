@@ -71,7 +71,7 @@ def body_in_place(program: ClosedJaxpr, carries: Sequence[tuple[int, int]]) -> C
 
 
 def is_large(v: Var) -> bool:
-    return _jax.is_unsharded(v.aval) and bool(v.aval.shape) and size(v) >= IN_PLACE_BYTES and is_number(v.aval)
+    return _jax.is_unsharded(v.aval) and bool(v.aval.shape) and is_number(v.aval) and size(v) >= IN_PLACE_BYTES
 
 
 def is_number(aval: Any) -> bool:

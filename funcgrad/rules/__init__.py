@@ -82,6 +82,19 @@ default = RuleTable(
     {primitive: rule for family in families for primitive, rule in family.rules.items()}, fallback=foreign.FOREIGN
 )
 
+
+def table_of(rules: RuleTable | None) -> RuleTable:
+    """The table that the argument ``rules`` of a function stands for."""
+    if rules is None:
+        return default
+    if not isinstance(rules, RuleTable):
+        raise TypeError(
+            f"rules= takes a whole table, but got a {type(rules).__name__}. Make one with rules of your own by "
+            "rules=fg.rules.default.override({key: rule})."
+        )
+    return rules
+
+
 #: PyTorch's subgradients, wherever they differ from JAX's.
 torch = default.override(pytorch.rules)
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from funcgrad.engine.tape import Node, Tape
+from funcgrad.rules.equality import Valued, value_of
 from funcgrad.rules.plan import Plan, Saver, check_linear
 from funcgrad.rules.signature import TAKE, TAKE_ALL, Signature, parameter_names
 
 
-class Rule:
+class Rule(Valued):
     """How a primitive is recorded, and how its cotangents are pulled back.
 
     ``record`` is given the operands' values ``primals`` and their ``tracers``, None for one that is not active; it runs
@@ -37,6 +38,8 @@ class Rule:
 
     #: Record even where no operand is active (references are written to whatever is active).
     always = False
+    #: Pull back even where all cotangents are zero, as long as others are not.
+    of_zeros = False
     #: For a rule that is more than functions of cotangent and residuals: in words, what it does and what it saves.
     formula: str = ""
     saved: tuple[str, ...] = ()
@@ -70,6 +73,9 @@ class Formula(Rule):
         self.signatures = tuple([None if f is None else Signature.read(f, known, ("ct",)) for f in functions])
         self.broadcasts = broadcasts
         self.plans: dict[tuple[bool, ...], Plan | None] = {}
+
+    def parts(self):
+        return self.fuses, self.broadcasts, self.signatures, tuple(self.derived.items())
 
     def plan(self, active: tuple[bool, ...]) -> Plan | None:
         """The plan for the active operands; None where none of them has a derivative."""
@@ -105,6 +111,9 @@ class Joint(Rule):
         self.names = tuple([name for name in self.signature.names if name != "active"])
         self.savers = [Saver(name, self.derived, TAKE_ALL) for name in self.names]
         self.single = parameter_names(function)[0][0] == "ct"
+
+    def parts(self):
+        return self.signature, tuple(self.derived.items())
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         out = tape.evaluate(primitive, primals, params, linear)
@@ -146,7 +155,10 @@ class Wrapped(Rule):
     ):
         self.rule, self.around_record, self.around_pull = rule, record, pull
         self.always = rule.always if always is None else always
-        self.formula, self.saved = rule.formula, rule.saved
+        self.formula, self.saved, self.of_zeros = rule.formula, rule.saved, rule.of_zeros
+
+    def parts(self):
+        return self.rule, self.always, value_of(self.around_record), value_of(self.around_pull)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         first = len(tape.nodes)

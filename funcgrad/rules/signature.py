@@ -19,20 +19,19 @@ forward, by the function of that name given as keyword: ``formula(lambda ct, mas
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
 from funcgrad import _jax
 from funcgrad.engine.tape import typeof_or_zero
+from funcgrad.rules.equality import Valued, value_of
 
 SCALARS: Any = (bool, int, float, complex)
 
 
-class Signature:
+class Signature(Valued):
     """What one function of a rule asks for, read once from its parameter names."""
-
-    __slots__ = ("function", "keywords", "names")
 
     def __init__(self, function: Callable, positional: Sequence[str], keywords: tuple[str, ...] | None):
         self.function = function
@@ -55,6 +54,9 @@ class Signature:
                     "keyword-only if it is one of the primitive's parameters."
                 )
         return Signature(function, positional, None if everything else keywords)
+
+    def parts(self) -> Hashable:
+        return value_of(self.function), self.names, self.keywords
 
     def __call__(self, *args: Any, params: Mapping[str, Any]) -> Any:
         if self.keywords is None:

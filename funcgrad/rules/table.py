@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from funcgrad import _jax
-from funcgrad.rules.functions.recognition import location
+from funcgrad.rules.functions.recognition import FunctionKey, key_of
 from funcgrad.rules.functions.rules import entry
 from funcgrad.rules.rule import Rule
 
@@ -16,20 +17,33 @@ class RuleTable(Mapping[Any, Rule]):
     """An immutable table of derivative rules, by primitive or by jitted function.
 
     Tables are passed, never registered: ``fg.grad(f, rules=fg.rules.default.override({lax.round_p: lambda ct: ct}))``.
-    A function's key is, in the end, the source location that JAX records for it.
+    Tables of equal rules are equal, and ``override`` returns one that is there already, so that what was made of a
+    program by these rules is not made again.
     """
 
-    __slots__ = ("__weakref__", "_derived", "_hash", "_rules", "fallback", "get", "keeps_source")
+    __slots__ = ("__weakref__", "_derived", "_functions", "_hash", "_rules", "fallback", "keeps_source", "of_primitive")
 
-    def __init__(self, rules: Mapping[Any, Rule], fallback: Rule | None = None, keeps_source: bool = False):
+    def __init__(
+        self,
+        rules: Mapping[Any, Rule],
+        fallback: Rule | None = None,
+        keeps_source: bool = False,
+        hashed: int | None = None,
+    ):
         self._rules: dict[Any, Rule] = dict(rules)
         self._derived: weakref.WeakKeyDictionary[Callable[[RuleTable], RuleTable], RuleTable] = (
             weakref.WeakKeyDictionary()
         )
         #: Whether every operation is recorded one by one, those that are run eagerly with their line too.
         self.keeps_source = keeps_source
-        self._hash = hash(frozenset(self._rules.items()))
-        self.get = self._rules.get  # type: ignore[method-assign]
+        self._hash = sum(map(hash, self._rules.items())) if hashed is None else hashed
+        #: The rule of a primitive, None where there is none.
+        self.of_primitive: Callable[[Any], Rule | None] = self._rules.get
+        #: The functions among the keys, by where they say that they come from.
+        self._functions: dict[str, list[FunctionKey]] = {}
+        for key in self._rules:
+            if isinstance(key, FunctionKey):
+                self._functions.setdefault(key.source, []).append(key)
         #: The rule of primitives that are not in the table but in JAX's own, None for none.
         self.fallback = fallback
 
@@ -54,11 +68,25 @@ class RuleTable(Mapping[Any, Rule]):
         >>> fg.grad(f)(3.0), fg.grad(f, rules=through)(3.0)
         (Array(0., dtype=float32, weak_type=True), Array(1., dtype=float32, weak_type=True))
         """
-        return self.replacing(dict(entry(key, rule) for key, rule in rules.items()))
+        changes = dict(entry(key, rule) for key, rule in rules.items())
+        if len(changes) < len(rules):
+            ((twice, _),) = Counter(entry(key, rule)[0] for key, rule in rules.items()).most_common(1)
+            raise TypeError(
+                f"two of the keys are the function {twice}: programs of a function that is jitted twice cannot be told "
+                "apart. Give one rule, or jit a function of its own for each."
+            )
+        return self.replacing(changes)
 
     def replacing(self, rules: Mapping[Any, Rule]) -> RuleTable:
         """This table with other rules for some of its keys, both as tables hold them."""
-        return RuleTable({**self._rules, **rules}, self.fallback, self.keeps_source)
+        before = {key: self._rules[key] for key in rules if key in self._rules}
+        hashed = self._hash + sum(map(hash, rules.items())) - sum(map(hash, before.items()))
+        table = RuleTable({**self._rules, **rules}, self.fallback, self.keeps_source, hashed)
+        known = tables.get(table)
+        equal = None if known is None else known()
+        if equal is None:
+            tables[table] = weakref.ref(table)
+        return equal or table
 
     def map(self, wrap: Callable[[Rule], Rule], keeps_source: bool = False) -> RuleTable:
         """The table of these rules, and the fallback, each wrapped."""
@@ -71,6 +99,25 @@ class RuleTable(Mapping[Any, Rule]):
         if known is None:
             known = self._derived[make] = make(self)
         return known
+
+    @property
+    def functions(self) -> list[FunctionKey]:
+        """The functions that have a rule."""
+        return [key for keys in self._functions.values() for key in keys]
+
+    def of_program(self, program: Any) -> Rule | None:
+        """The rule of the function that a jitted program is of, None where that has none."""
+        keys = self._functions.get(program.jaxpr.debug_info.func_src_info)
+        return None if keys is None else next((self._rules[key] for key in keys if key.is_of(program)), None)
+
+    def has_rule_of(self, custom: Any) -> bool:
+        """Whether the jitted function that a ``custom_jvp`` or ``custom_vjp`` function is of has a rule."""
+        if custom.debug_info.func_src_info not in self._functions:
+            return False
+        inside = _jax.jitted_inside(custom)
+        if isinstance(inside, _jax.ClosedJaxpr):
+            return self.of_program(inside) is not None
+        return inside is not None and FunctionKey(inside) in self._rules
 
     def foreign(self) -> list[Any]:
         """The primitives, by name, that use the fallback: those that only JAX's tables have a rule for."""
@@ -91,7 +138,7 @@ class RuleTable(Mapping[Any, Rule]):
         )
 
     def __getitem__(self, key: Any) -> Rule:
-        return self._rules[location(key) if callable(key) else key]
+        return self._rules[key_of(key) if callable(key) else key]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._rules)
@@ -100,13 +147,21 @@ class RuleTable(Mapping[Any, Rule]):
         return len(self._rules)
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self._hash)
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
-            isinstance(other, RuleTable) and self._rules == other._rules and self.fallback is other.fallback
+            isinstance(other, RuleTable)
+            and self._hash == other._hash
+            and self.keeps_source == other.keeps_source
+            and self.fallback == other.fallback
+            and self._rules == other._rules
         )
 
     def __repr__(self) -> str:
-        functions = sum(isinstance(key, str) for key in self)
+        functions = len(self.functions)
         return f"RuleTable({len(self) - functions} primitives{f', {functions} functions' if functions else ''})"
+
+
+#: The tables that there are, so that one is made once.
+tables: weakref.WeakKeyDictionary[RuleTable, weakref.ref[RuleTable]] = weakref.WeakKeyDictionary()

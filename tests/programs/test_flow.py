@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from funcgrad.programs.flow import Flow, fixpoint, independent_of, slice_program, with_outputs
+from funcgrad.programs.flow import Flow, fixpoint, independent_of, size, slice_program, with_outputs
+from funcgrad.programs.in_place import is_large
 from tests.agreement import assert_same
 
 X = jnp.arange(3.0)
@@ -60,3 +63,22 @@ def test_a_sum_of_ten_thousand_cotangents_has_as_many_terms():
 def test_a_fixpoint_grows_until_nothing_is_added(start):
     after = lambda mask: (mask[0], mask[0] or mask[1], mask[1])  # noqa: E731
     assert fixpoint(start, after) == (start[0], True, True)
+
+
+class Rules:
+    @staticmethod
+    def physical_element_aval(dtype):
+        return jax.core.ShapedArray((2,), jnp.float32)
+
+
+class Scale(type(jax.random.key(0).dtype).__base__):
+    """A type of numbers that are two inside, and that has no size of its own."""
+
+    name, type, _rules = "scale", jax.dtypes.extended, Rules
+
+
+def test_a_value_of_an_extended_type_has_the_size_of_what_is_inside():
+    scale = types.SimpleNamespace(aval=jax.core.ShapedArray((3,), Scale()))
+    key = types.SimpleNamespace(aval=jax.typeof(jax.random.key(0, impl="threefry2x32")))
+    assert not hasattr(Scale(), "itemsize") and size(scale) == 24 and size(key) == 8
+    assert not is_large(scale.aval) and not is_large(key.aval)

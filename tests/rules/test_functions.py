@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +170,84 @@ def test_a_function_of_the_same_name_is_another():
     rules = table({jnp.clip: lambda ct: ct * np.nan})
     assert fg.grad(clip, rules=rules)(1.0) == 3
     assert fg.grad(clip, rules=table({clip: lambda ct: ct}))(1.0) == 1
+
+
+def made(scale):
+    @jax.jit
+    def scaled(x):
+        return scale * x
+
+    return scaled
+
+
+class Scale:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def apply(self, x):
+        return self.scale * x
+
+
+def typed(line):
+    """What a line that is typed at a prompt defines as ``a`` and ``b``."""
+    space = {"jax": jax}
+    exec(line, space)
+    return space["a"], space["b"]
+
+
+by_two, by_three = Scale(2.0), Scale(3.0)
+ALIKE = {
+    "on one line": (jax.jit(lambda x: x * 2.0), jax.jit(lambda x: x * 3.0)),
+    "of one factory": (made(2.0), made(3.0)),
+    "methods of two objects": (jax.jit(by_two.apply), jax.jit(by_three.apply)),
+    "partials": [jax.jit(functools.partial(lambda k, x: k * x, k)) for k in (2.0, 3.0)],
+    "typed on one line": typed("a, b = jax.jit(lambda x: x * 2.0), jax.jit(lambda x: x * 3.0)"),
+    "around one another": (a := jax.jit(lambda x: 2.0 * x), jax.jit(lambda x, a=a: 1.5 * a(x))),
+    "custom functions": [jax.custom_jvp(made(k)) for k in (2.0, 3.0)],
+}  # fmt: skip
+for custom in ALIKE["custom functions"]:
+    custom.defjvp(lambda xs, ts, f=custom: (f(*xs), 7 * ts[0]))
+
+
+@pytest.mark.parametrize("alike", ALIKE)
+def test_functions_that_look_alike_keep_apart(alike):
+    one, other = ALIKE[alike]
+    ones, rules = jnp.ones(2), table({one: lambda ct: 100 * ct})
+    expected = 7 if alike == "custom functions" else 150 if alike == "around one another" else 3
+    for where, wrap in {
+        "plainly": lambda f: f,
+        "in jit": jax.jit,
+        "in vmap": jax.vmap,
+        "in jit of vmap": lambda f: jax.jit(jax.vmap(f)),
+        "in scan": lambda f: lambda x: lax.scan(lambda c, x: (c, f(x)), 0, x)[1],
+        "in checkpoint": jax.checkpoint,
+        "in cond": lambda f: lambda x: lax.cond(x[0] > 0, f, lambda x: x, x),
+    }.items():
+        gradient = fg.grad(lambda x, one, other, w=wrap: jnp.sum(w(one)(x[0]) + w(other)(x[1])), rules=rules)
+        got = gradient(jnp.stack([ones, ones]), one, other)
+        assert got.tolist() == [[100] * 2, [expected] * 2], where
+
+
+def test_a_function_that_is_jitted_twice_is_one():
+    """JAX traces it once for both."""
+    method = by_two.apply
+    for first, second in [(jax.jit(plain := lambda x: 2.0 * x), jax.jit(plain)), (jax.jit(method), jax.jit(method))]:
+        for key, called in [(first, second), (second, first)]:
+            rules = table({key: lambda ct: 100 * ct})
+            assert called in rules and fg.grad(called, rules=rules)(1.0) == 100
+            assert fg.grad(lambda x, f=called: jnp.sum(jax.vmap(f)(x)), rules=rules)(jnp.ones(1)) == 100
+        with pytest.raises(TypeError, match=r"two of the keys are the function .*jit a function of its own"):
+            table({first: lambda ct: ct, second: lambda ct: 2 * ct})
+
+
+def test_a_table_keeps_no_function_alive():
+    function = made(2.0)
+    rules = table({function: lambda ct: ct})
+    fg.grad(function, rules=rules)(1.0)
+    gone = weakref.ref(function._fun)
+    del function
+    gc.collect()
+    assert gone() is None and len(rules.functions) == 1
 
 
 def test_rules_are_for_one_call():
@@ -418,21 +498,15 @@ def test_a_closed_over_value_is_an_error_where_it_is_differentiated():
 
     assert f(1.0, 3.0) == 2
 
+    cell = [1.0]
+    inner = jax.jit(lambda x: x * cell[0])
+
     def g(x):
-        return closing(x)(x)
+        cell[0] = x
+        return inner(x)
 
-    def closing(y):
-        @jax.jit
-        def inner(x):
-            return x * y
-
-        rules[0] = table({inner: lambda ct: 2 * ct})
-        return inner
-
-    rules = [None]
-    closing(1.0)
-    with pytest.raises(TypeError, match="inner closes over a value that is differentiated here"):
-        fg.grad(g, rules=rules[0])(2.0)
+    with pytest.raises(TypeError, match="<lambda> closes over a value that is differentiated here"):
+        fg.grad(g, rules=table({inner: lambda ct: 2 * ct}))(2.0)
 
 
 MISSHAPEN = {
@@ -472,6 +546,7 @@ def test_a_table_has_functions_among_its_keys():
     rule = formula(lambda ct: ct)
     one = table({jnp.clip: lambda ct: ct, lax.sin_p: rule})
     assert jnp.clip in one and jnp.clip not in fg.rules.default and norm not in one
+    assert one.get(jnp.clip) is one[jnp.clip] and one.get(norm) is None and one.get(lax.sin_p) is rule
     assert one[lax.sin_p] is rule and len(one) == len(fg.rules.default) + 1
     assert repr(one) == f"RuleTable({len(fg.rules.default)} primitives, 1 functions)"
     assert RuleTable(dict(one), one.fallback) == one and hash(one) == hash(RuleTable(dict(one)))

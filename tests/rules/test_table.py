@@ -13,6 +13,7 @@ from jax.interpreters import ad
 
 import funcgrad as fg
 from funcgrad.rules import Rule, RuleTable, broadcasting, formula, joint, no_derivative
+from funcgrad.rules.control.lean import split_lean
 from tests.agreement import assert_same
 from tests.primitives import primitive
 
@@ -249,9 +250,73 @@ def test_a_table_is_a_mapping():
 def test_tables_of_the_same_rules_are_equal():
     rule = formula(lambda ct: ct)
     one, two = (fg.rules.default.override({lax.sin_p: rule}) for _ in range(2))
-    assert one == two and hash(one) == hash(two) and one is not two
+    assert one == two and hash(one) == hash(two) and one is two
     assert one != fg.rules.default and fg.rules.default.override({}) == fg.rules.default
     assert one != RuleTable(dict(one)) and one != dict(one)
+
+
+def rounding(scale):
+    return fg.rules.default.override({lax.round_p: lambda ct: scale * ct})
+
+
+def test_tables_made_anew_share_what_was_made_of_programs():
+    """A value of another type, or of another sign, is another."""
+    layer = jax.jit(lambda x: jnp.round(x))
+    scales = (2.0, 2, -0.0, 0.0)
+
+    def splits():
+        before = split_lean.cache_info().misses
+        assert [float(fg.grad(layer, rules=rounding(scale))(0.4)) for scale in scales] == [2, 2, 0, 0]
+        return split_lean.cache_info().misses - before
+
+    assert splits() == 4 and splits() == 0
+    assert len({id(table) for table in [*map(rounding, scales), *map(rounding, scales)]}) == 4
+
+
+def test_rules_of_every_kind_made_anew_are_equal():
+    default = fg.rules.default
+    for make in (
+        lambda: default.override({lax.sin_p: formula(lambda ct, half: half * ct, half=lambda x: x / 2)}),
+        lambda: default.override({both_p: joint(lambda cts, y, *, factor: [cts[0], None])}),
+        lambda: default.override({jnp.clip: lambda ct: ct, jnp.linalg.norm: {lax.sqrt_p: lambda ct: ct}}),
+        lambda: default.override({jax.nn.relu: (lambda x: (x, None), lambda _, ct: (ct,))}),
+        lambda: default.override({lax.while_p: fg.rules.While(slots=8)}),
+        lambda: fg.rules.clipped(fg.rules.noisy(default, {lax.sin_p: 0.1}), {lax.log_p: 1.0}),
+        lambda: fg.rules.in_bfloat16(fg.rules.nan_safe(default)),
+    ):
+        assert make() is make() and make() != default
+    assert default.override({lax.while_p: fg.rules.While(slots=9)}) != default.override(
+        {lax.while_p: fg.rules.While(8)}
+    )
+    assert fg.rules.clipped(default, {lax.log_p: 1.0}) != fg.rules.clipped(default, {lax.log_p: 2.0})
+
+
+def test_a_subclass_of_a_rule_is_equal_to_itself_only():
+    class Slower(fg.rules.While):
+        def __init__(self, reason):
+            super().__init__(8)
+            self.reason = reason
+
+    assert Slower("a") != Slower("a") and Slower("a") != fg.rules.While(8)
+
+
+@pytest.mark.parametrize(
+    "transform", [fg.grad, fg.value_and_grad, fg.jacrev, fg.hessian, fg.explain, fg.find_nonfinite]
+)
+def test_a_dict_is_no_table(transform):
+    with pytest.raises(TypeError, match=r"whole table, but got a dict.*rules=fg.rules.default.override\("):
+        transform(jnp.sin, rules={lax.sin_p: lambda ct: ct})(1.0)
+
+
+def test_a_dict_is_no_table_for_the_others_either():
+    match = r"whole table, but got a dict.*rules=fg.rules.default.override\("
+    rules = {lax.sin_p: lambda ct: ct}
+    with pytest.raises(TypeError, match=match):
+        fg.vjp(jnp.sin, 1.0, rules=rules)
+    with pytest.raises(TypeError, match=match):
+        fg.hvp(jnp.sin, (1.0,), (1.0,), rules=rules)
+    with pytest.raises(TypeError, match=match):
+        fg.cotangents(jnp.sin, "a", rules=rules)(1.0)
 
 
 # A primitive without a rule.

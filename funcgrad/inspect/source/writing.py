@@ -24,8 +24,7 @@ from funcgrad.inspect.source.packing import Place, accessed, key_of, packings_of
 from funcgrad.inspect.source.program import Program, callers_first, calls_of
 from funcgrad.inspect.source.simplify import simplify
 from funcgrad.inspect.source.staging import Staged, stage
-from funcgrad.rules import RuleTable
-from funcgrad.rules import default as default_rules
+from funcgrad.rules import RuleTable, table_of
 from funcgrad.transforms import P
 
 #: The rewrites of each operation: of indexing before those of shapes, and of shapes before those of numbers.
@@ -74,7 +73,7 @@ def backward_source(
     def value_and_grad(w, x):
     ...
     """
-    rules = default_rules if rules is None else rules
+    rules = table_of(rules)
 
     def source(*args: Any, **kwargs: Any) -> str:
         staged = stage(fun, args, kwargs, rules, argnums, has_aux)

@@ -25,7 +25,7 @@ class Custom(Rule):
         fun, *own = params["subfuns"]
         # Applied to a tangent the function must be linear, hence its own derivative; and the table may have another
         # rule for the jitted function inside.
-        if linear or tape.rules.get(fun.debug_info.func_src_info) is not None:
+        if linear or tape.rules.has_rule_of(fun):
             with set_current_trace(tape):
                 return fun.call_wrapped(*[x if t is None else t for x, t in zip(primals, tracers, strict=True)])
         return self.record_own(tape, primitive, own, primals, tracers, params)
@@ -51,6 +51,8 @@ class CustomJvp(Custom):
 class CustomVjp(Custom):
     formula = "the function's own bwd"
     saved = ("residuals",)
+    # What it returns may be more than a derivative: a scale, the sum of what it has seen.
+    of_zeros = True
 
     def record_own(self, tape, primitive, own, primals, tracers, params):
         fwd, bwd = own

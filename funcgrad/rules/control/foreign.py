@@ -37,10 +37,12 @@ class Foreign(Rule):
     def record(self, tape, primitive, primals, tracers, params, linear):
         if linear:
             return self.record_linear(tape, primitive, primals, tracers, params)
-        tangents = [
+        # As JAX gives them: in tuples.
+        primals = tuple(primals)
+        tangents = tuple(
             _jax.JaxZero(_jax.typeof(x).to_tangent_aval()) if t is None else tangent(tape, x, t, False)
             for x, t in zip(primals, tracers, strict=True)
-        ]
+        )
         if primitive in _jax.foreign_linearizations:
             outs, tangents_out = self.linearize(tape, primitive, primals, tangents, params)
         elif primitive in _jax.foreign_jvps:

@@ -32,7 +32,7 @@ class Jit(Carrier):
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         program = params["jaxpr"]
-        rule = tape.rules.get(program.jaxpr.debug_info.func_src_info)
+        rule = tape.rules.of_program(program)
         if rule is not None and (isinstance(rule, Inside) or (not linear and is_call(program))):
             return rule.record(tape, primitive, primals, tracers, params, linear)
         if _jax.jit_inlines(params):
@@ -106,6 +106,9 @@ class Inside(Jit):
     def __init__(self, rules: Mapping[Any, Rule]):
         self.rules = dict(rules)
         self.tables: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+    def parts(self):
+        return frozenset(self.rules.items())
 
     def rules_inside(self, tape):
         """The tape's table as it is inside the function."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from funcgrad._jax import set_current_trace, take_current_trace
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.tape import Tape
+from funcgrad.rules.equality import value_of
 from funcgrad.rules.plan import check_linear
 from funcgrad.rules.rule import Rule
 
@@ -18,6 +19,9 @@ class Rewrite(Rule):
 
     def __init__(self, function: Callable):
         self.function = function
+
+    def parts(self):
+        return value_of(self.function)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         with set_current_trace(tape):
@@ -32,6 +36,9 @@ class Recompute(Rule):
 
     def __init__(self, function: Callable):
         self.function = function
+
+    def parts(self):
+        return value_of(self.function)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         check_linear(primitive, primals)

@@ -110,6 +110,9 @@ class While(Carrier):
             raise ValueError(f"a loop needs at least 4 checkpoint slots to be reversed, got {slots}")
         self.slots = slots
 
+    def parts(self):
+        return self.slots
+
     def first(self, params):
         return params["cond_nconsts"]
 

@@ -1,8 +1,8 @@
 """Which jitted function a program is of, and how it is called there.
 
-JAX records for every jitted function where it was defined, and calls it as one ``jit`` operation. That place is the key
-of the function in a rule table. Under ``vmap`` JAX hands on a batched program, with the same place: it is then asked
-which program was batched, and how.
+JAX calls a jitted function as one ``jit`` operation, whose program says where the function was defined. Two functions
+may say the same; but what each says is a string of its own, which JAX hands on with the program. Under ``vmap`` it
+hands on a batched program, with the same string: it is then asked which program was batched, and how.
 """
 
 from __future__ import annotations
@@ -10,21 +10,60 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from funcgrad import _jax
-from funcgrad._jax import jit_p
+from funcgrad.rules.equality import Valued
 from funcgrad.rules.numbers import summed_to
 from funcgrad.rules.signature import Signature, describe
 
 Parameter = inspect.Parameter
 
 
-def location(function: Any) -> str:
-    """Where JAX says that a jitted function comes from; TypeError, with the reason, for what is never called as one."""
+class FunctionKey:
+    """A jitted function as the key of a rule table: that very function, whatever it is called and wherever it is.
+
+    It does not keep the function alive, so that a table may be kept with the function's programs.
+    """
+
+    __slots__ = ("__weakref__", "function", "source")
+
+    def __init__(self, jitted: Any):
+        self.source = _jax.source_of(jitted)
+        self.function = weakref.ref(jitted._fun)
+
+    def is_of(self, program: Any) -> bool:
+        """Whether a program, batched or not, or half of its derivative, is of this function."""
+        source = program.jaxpr.debug_info.func_src_info
+        return source is self.source or (source == self.source and was_traced_from(program, self))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FunctionKey):
+            return NotImplemented
+        function = self.function()
+        return self.source is other.source or (function is not None and bool(function == other.function()))
+
+    def __hash__(self) -> int:
+        return hash(self.source)
+
+    def __repr__(self) -> str:
+        return self.source
+
+
+@_jax.weakref_lru_cache
+def was_traced_from(program: Any, key: FunctionKey) -> bool:
+    """Whether the program is of another ``jit`` of the key's function."""
+    function = key.function()
+    traced = _jax.traced_under(program.jaxpr.debug_info.func_src_info)
+    return function is not None and any(function == other for other in traced)
+
+
+def key_of(function: Any) -> FunctionKey:
+    """The key of a jitted function; TypeError, with the reason, for what is never called as one."""
     name = getattr(function, "__name__", type(function).__name__)
     refused = f"a rule table has no place for {name}: "
     if isinstance(function, functools.partial):
@@ -52,22 +91,26 @@ def location(function: Any) -> str:
             "operations it is made of. Give a rule for the primitive (jax.make_jaxpr shows it), such as jax.lax.abs_p "
             "for jnp.abs."
         )
-    source = _jax.source_of(jitted)
-    if " at " not in source:
+    key = FunctionKey(jitted)
+    if " at " not in key.source:
         raise TypeError(f"{refused}it has no source location to be recognised by. Wrap it in a function and jit that.")
-    return source
+    return key
 
 
-class Function:
+class Function(Valued):
     """What is known of a jitted function before it is called: its name and its parameters."""
 
     def __init__(self, function: Any):
+        self.key = FunctionKey(_jax.jitted(function))
         self.name = function.__name__
         self.parameters = dict(inspect.signature(function).parameters)
         self.static = _jax.static_names(_jax.jitted(function))
         #: Other names for the first three parameters, where they are not names of parameters.
         short = zip(("x", "y", "z"), self.parameters, strict=False)
         self.short = {s: name for s, name in short if s not in self.parameters}
+
+    def parts(self):
+        return self.key
 
     def known(self) -> list[str]:
         """The names that a formula may use."""
@@ -190,16 +233,9 @@ def batch(fun: Callable, batching: Any, in_axes: Sequence[Any], out_axes: Sequen
     return lambda *xs: [x.sum(0) if axis is None else x for x, axis in zip(mapped(*xs), out_axes, strict=True)]
 
 
-@_jax.weakref_lru_cache
 def is_call(program: Any) -> bool:
-    """Whether a program with a function's location is a call of it, batched or not.
-
-    Half a derivative has the location of the function, and none of its argument names; a jitted transformation of the
-    function, such as ``jit(vmap(f))``, has both, and the function inside.
-    """
-    info = program.jaxpr.debug_info
-    inner = [eqn.params["jaxpr"].jaxpr.debug_info for eqn in program.jaxpr.eqns if eqn.primitive is jit_p]
-    return info.arg_names is not None and all(i.func_src_info != info.func_src_info for i in inner)
+    """Whether a program of a function is a call of it, batched or not: half a derivative has no argument names."""
+    return program.jaxpr.debug_info.arg_names is not None
 
 
 @_jax.weakref_lru_cache

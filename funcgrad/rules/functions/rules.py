@@ -16,7 +16,8 @@ import jax
 from funcgrad import _jax
 from funcgrad._jax import Primitive, set_current_trace
 from funcgrad.rules.control.jit import Inside
-from funcgrad.rules.functions.recognition import Call, Function, Parameter, call_of, location
+from funcgrad.rules.equality import value_of
+from funcgrad.rules.functions.recognition import Call, Function, Parameter, call_of, key_of
 from funcgrad.rules.rule import Formula, Rule, as_rule
 from funcgrad.rules.signature import Signature, describe
 
@@ -65,6 +66,9 @@ class Formulas(FunctionRule):
             if f is not None and name in function.static:
                 raise TypeError(f"'{name}' is a static argument of {function.name}: in its place the rule has None")
             self.formulas[name] = None if f is None else function.read(f, list(derived))
+
+    def parts(self):
+        return self.function, tuple(self.formulas.items()), tuple(self.derived.items())
 
     def signatures(self, call: Call, active: Sequence[bool]) -> list[tuple[int, Signature | None]]:
         """The formulas of the active operands."""
@@ -162,6 +166,9 @@ class Pair(FunctionRule):
                 f"the bwd of a pair takes the residuals and the cotangent of the output; got {describe(bwd)}"
             ) from None
 
+    def parts(self):
+        return self.function, value_of(self.fwd), value_of(self.bwd)
+
     def run_fwd(self, call: Call, operands: Sequence[Any]) -> tuple[Any, Any]:
         args: list[Any] = []
         for name in self.positional:
@@ -240,7 +247,7 @@ class Pair(FunctionRule):
 
 def entry(key: Any, rule: Any) -> tuple[Any, Rule]:
     """A key and a rule as they are given, as a table holds them."""
-    return (key, as_rule(rule)) if isinstance(key, Primitive) else (location(key), function_rule(key, rule))
+    return (key, as_rule(rule)) if isinstance(key, Primitive) else (key_of(key), function_rule(key, rule))
 
 
 def function_rule(function: Any, rule: Any) -> Rule:

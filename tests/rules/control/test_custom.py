@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.custom_derivatives import linear_call
+from jax.custom_derivatives import SymbolicZero, linear_call
 from jax.experimental.ode import odeint
 
 import funcgrad as fg
@@ -41,6 +41,79 @@ def test_a_custom_gradient_of_several_arguments_and_outputs_is_used():
         return {"a": x * y, "b": x + y}, pullback
 
     assert_agrees(lambda x, y: jnp.sum(f(x, y)["a"] ** 2) + jnp.sum(jnp.sin(f(x, y)["b"])), V, V + 1)
+
+
+@jax.custom_vjp
+def metered(x, total):
+    """What it is called with on the way back is added up where the gradient of ``total`` is expected."""
+    return 2 * x
+
+
+metered.defvjp(lambda x, total: (2 * x, total), lambda total, ct: (ct, total + ct + 10))
+
+
+@jax.custom_vjp
+def first(x, y):
+    """``x`` with the derivative of ``y``."""
+    return x
+
+
+first.defvjp(lambda x, y: (x, None), lambda _, ct: (None, ct))
+
+
+def both(x, s):
+    return 3 * x, metered(x, s)
+
+
+def of_both(wrap):
+    def f(x, s):
+        a, b = wrap(both)(x, s)
+        return a + first(b, x)
+
+    return f
+
+
+def in_scan(x, s):
+    return lax.scan(lambda c, _: (1.5 * c + first(metered(c, s), c), None), x, None, length=3)[0]
+
+
+def carried_by_scan(x, s):
+    a, b = lax.scan(lambda c, _: ((1.5 * c[0], metered(c[1], s)), None), (x, x), None, length=3)[0]
+    return a + first(b, x)
+
+
+ZEROS = {
+    "alone": lambda x, s: first(metered(x, s), x),
+    "one after the other": lambda x, s: first(metered(3 * metered(x, s), s), x),
+    "beside another output": of_both(lambda f: f),
+    "in jit": of_both(jax.jit),
+    "in jit, written out": of_both(lambda f: jax.jit(f, inline=True)),
+    "in checkpoint": of_both(jax.checkpoint),
+    "in cond": of_both(lambda f: lambda x, s: lax.cond(x > 0, f, lambda x, s: (x, x), x, s)),
+    "in vmap": lambda x, s: jnp.sum(jax.vmap(lambda a: of_both(jax.jit)(a, s))(x * jnp.arange(3.0))),
+    "in scan": in_scan,
+    "carried by scan": carried_by_scan,
+    "in fori_loop": lambda x, s: lax.fori_loop(0, 3, lambda i, c: 1.5 * c + first(metered(c, s), c), x),
+    "where none of a program is needed": lambda x, s: x + first(jax.jit(metered)(x, s), x),
+    "after a rule without derivative": lambda x, s: x + jnp.round(metered(x, s)),
+    "where it leads nowhere": lambda x, s: (3 * x, metered(x, s))[0],
+}
+
+
+@pytest.mark.parametrize("where", ZEROS)
+def test_a_backward_function_is_called_with_zeros(where):
+    """As JAX does: what it returns need not be zero then, such as a scale of numbers in 8 bits."""
+    f = ZEROS[where]
+    expected = jax.grad(f, (0, 1))(2.0, 1.0)
+    assert_same(fg.grad(f, (0, 1))(2.0, 1.0), expected)
+    assert_same(jax.jit(fg.grad(f, (0, 1)))(2.0, 1.0), expected)
+
+
+def test_a_backward_function_of_symbolic_zeros_is_given_one():
+    seen = []
+    f = jax.custom_vjp(lambda x: 2 * x)
+    f.defvjp(lambda x: (2 * x.value, None), lambda _, ct: (seen.append(type(ct)), (ct,))[1], symbolic_zeros=True)
+    assert fg.grad(lambda x: first(f(x), x))(1.0) == 1 and seen == [SymbolicZero]
 
 
 def test_values_that_a_function_closes_over_can_be_made_arguments():

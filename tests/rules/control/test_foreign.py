@@ -62,6 +62,17 @@ def test_a_primitive_of_several_outputs_agrees():
     assert_agrees(lambda x: jnp.sum(pair_p.bind(x)[0] ** 2) * pair_p.bind(x)[1], V)
 
 
+def test_a_rule_is_given_tuples(monkeypatch):
+    p, seen = primitive("foreign_twice", lambda x: 2 * x), []
+
+    def rule(primals, tangents):
+        seen.append((type(primals), type(tangents)))
+        return p.bind(*primals), 2 * tangents[0]
+
+    monkeypatch.setitem(ad.primitive_jvps, p, rule)
+    assert fg.grad(p.bind)(1.0) == 2 and seen == [(tuple, tuple)]
+
+
 def test_zero_tangents_are_symbolic():
     seen = []
     p = primitive("other_package_product", lambda x, y: x * y)

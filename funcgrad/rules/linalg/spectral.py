@@ -14,6 +14,7 @@ from funcgrad.rules.linalg.matrices import (
     conj,
     diagonal,
     matmul,
+    over,
     over_gaps,
     real,
     scale_columns,
@@ -21,6 +22,8 @@ from funcgrad.rules.linalg.matrices import (
     solve_adjoint,
     textbook,
     total,
+    transpose,
+    weigh,
 )  # fmt: skip
 from funcgrad.rules.numbers import full_like, is_complex, nonzero
 from funcgrad.rules.rule import Rule, joint
@@ -62,7 +65,7 @@ def eigh(cts, outs):
     v, w = outs
     if v_ct is None:
         return [matmul(scale_columns(v, w_ct), adjoint(v))]
-    inner = over_gaps(matmul(adjoint(v), v_ct), w, lax.sub)
+    inner = over_gaps(matmul(adjoint(v), v_ct), w)
     inner = inner if w_ct is None else add_to_diagonal(inner, w_ct)
     return [matmul(matmul(v, inner), adjoint(v))]
 
@@ -109,7 +112,7 @@ def eigenvectors(w_ct, v_ct, w, v):
     """x̄ = v⁻ᴴ (diag(w̄) + (vᴴ v̄')_ij / (w_j - w_i)*) vᴴ, where v̄' allows for the normalization of v."""
     if v_ct is None:
         return None if w_ct is None else solve_adjoint(v, scale_rows(adjoint(v), w_ct))
-    inner = over_gaps(matmul(adjoint(v), unnormalized(v_ct, v)), conj(w), lax.sub)
+    inner = over_gaps(matmul(adjoint(v), unnormalized(v_ct, v)), conj(w))
     inner = inner if w_ct is None else add_to_diagonal(inner, w_ct)
     return solve_adjoint(v, matmul(inner, adjoint(v)))
 
@@ -150,17 +153,20 @@ def prepare_svd(shape, *, full_matrices, compute_uv, subset_by_index, **params):
     return dict(params, full_matrices=False, compute_uv=True, subset_by_index=subset_by_index), wanted
 
 
-def square_gap(a, b):
-    """a² - b², without cancellation."""
-    return lax.mul(lax.add(a, b), lax.sub(a, b))
+def shares(s):
+    """s_j / (s_j + s_i)"""
+    others = lax.expand_dims(s, [-2])
+    return lax.div(others, nonzero(lax.add(others, lax.expand_dims(s, [-1]))))
 
 
 @textbook
 def svd(cts, outs):
-    """x̄ = u (diag(s̄) + e_ij / (s_j² - s_i²)) vᴴ with e = (uᴴ ū - ūᴴ u) s + s (vᴴ v̄ - v̄ᴴ v).
+    """x̄ = u (diag(s̄) + e_ij / (s_j - s_i)) vᴴ with e = (uᴴ ū - ūᴴ u)_ij p_ij + (vᴴ v̄ - v̄ᴴ v)_ij p_ji.
 
-    What of ū lies outside the span of u (a tall x has that) adds (1 - u uᴴ) ū s⁻¹ vᴴ; a wide x, the same with u and v
-    exchanged. For complex x, of the phase that u and v share v keeps its part: i Im(uᴴ ū)_jj / s_j joins the diagonal.
+    The weights p_ij = s_j / (s_j + s_i) stand for s_j / (s_j² - s_i²), whose squares vanish or overflow where its value
+    does not. What of ū lies outside the span of u (a tall x has that) adds (1 - u uᴴ) ū s⁻¹ vᴴ; a wide x, the same with
+    u and v exchanged. For complex x, of the phase that u and v share v keeps its part: i Im(uᴴ ū)_jj / s_j joins the
+    diagonal.
     """
     s_ct, u_ct, vh_ct = cts
     s, u, vh = outs
@@ -168,11 +174,12 @@ def svd(cts, outs):
         return [matmul(scale_columns(u, s_ct), vh)]
     from_u = None if u_ct is None else matmul(adjoint(u), u_ct)
     from_v = None if vh_ct is None else matmul(vh_ct, adjoint(vh))
+    p = shares(s)
     turning = total(
-        None if from_u is None else scale_columns(lax.sub(from_u, adjoint(from_u)), s),
-        None if from_v is None else scale_rows(lax.sub(adjoint(from_v), from_v), s),
+        None if from_u is None else weigh(lax.sub(from_u, adjoint(from_u)), p),
+        None if from_v is None else weigh(lax.sub(adjoint(from_v), from_v), transpose(p)),
     )
-    inner = over_gaps(turning, s, square_gap)
+    inner = over_gaps(turning, s)
     if s_ct is not None:
         inner = add_to_diagonal(inner, s_ct)
     if is_complex(u) and from_u is not None:
@@ -180,11 +187,10 @@ def svd(cts, outs):
         inner = add_to_diagonal(inner, lax.complex(full_like(phase, 0), phase))
     left, right = matmul(u, inner), None
     m, n = u.shape[-2], vh.shape[-1]
-    inverse = lax.div(full_like(s, 1), s)
     if m > n and from_u is not None:
-        left = lax.add(left, scale_columns(lax.sub(u_ct, matmul(u, from_u)), inverse))
+        left = lax.add(left, over(lax.sub(u_ct, matmul(u, from_u)), lax.expand_dims(s, [-2])))
     if n > m and from_v is not None:
-        right = matmul(u, scale_rows(lax.sub(vh_ct, matmul(from_v, vh)), inverse))
+        right = matmul(u, over(lax.sub(vh_ct, matmul(from_v, vh)), lax.expand_dims(s, [-1])))
     return [total(matmul(left, vh), right)]
 
 

@@ -22,6 +22,7 @@ from funcgrad.rules.linalg.matrices import (
     textbook,
     total,
     triangular_solve,
+    unit_lower,
     upper,
 )  # fmt: skip
 from funcgrad.rules.numbers import const, full_like
@@ -42,6 +43,19 @@ def cholesky(ct, out):
     x_ct = from_both_sides(l, inner, l)
     # Of x only the lower triangle is read, which stands for the upper one: since 0.11.2 JAX's cotangent says so.
     return half_lower(lax.add(x_ct, adjoint(x_ct))) if _jax.CHOLESKY_IS_OF_LOWER else x_ct
+
+
+@textbook
+def cholesky_update(ct, x, y, out):
+    """outᴴ out = xᴴ x + y yᴴ =: z, so x̄ = x (z̄ + z̄ᴴ) and ȳ = (z̄ + z̄ᴴ) y with the z̄ of its factor outᴴ.
+
+    z̄ is as large as the cotangent over ``out``: both are scaled, and so are x and y that multiply it.
+    """
+    size = size_of(out)
+    l, x, y = (over(z, size) for z in (adjoint(upper(out)), x, lax.expand_dims(y, [-1])))
+    z_ct = from_both_sides(l, half_lower(matmul(adjoint(l), adjoint(upper(ct)))), l)
+    z_ct = lax.add(z_ct, adjoint(z_ct))
+    return upper(matmul(upper(x), z_ct)), lax.squeeze(matmul(z_ct, y), [y.ndim - 1])
 
 
 def from_both_sides(left, x, right):
@@ -83,10 +97,6 @@ def lu(cts, packed, permutation):
     if rest is not None:
         x_ct = lax.concatenate([x_ct, rest], x_ct.ndim - (2 if m > n else 1))
     return [put_rows(x_ct, permutation)]
-
-
-def unit_lower(x):
-    return add_to_diagonal(lower(x, 1), const(x, 1))
 
 
 def inverse_adjoint_times(l, x):
@@ -166,6 +176,7 @@ def fold_complement(q_ct, q, n):
 
 rules = {
     lax.linalg.cholesky_p: formula(cholesky),
+    lax.linalg.cholesky_update_p: joint(cholesky_update),
     lax.linalg.lu_p: joint(lu, packed=lambda outs: outs[0], permutation=lambda outs: outs[2]),
     lax.linalg.qr_p: joint(qr),
 }

@@ -127,6 +127,11 @@ def upper(x, offset=0):
     return lax.select(below(x, -offset), full_like(x, 0), x)
 
 
+def unit_lower(x):
+    """What is below the diagonal, and ones on it."""
+    return add_to_diagonal(lower(x, 1), const(x, 1))
+
+
 def half_lower(x):
     """The lower triangle, its diagonal halved, so that ``half_lower(x) + adjoint(half_lower(x))`` is x if x = xᴴ."""
     halved = lax.mul(x, const(x, 0.5))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from jax import lax
 
+from funcgrad import _jax
 from funcgrad.rules.linalg.matrices import (
     add_to_diagonal,
     adjoint,
@@ -19,6 +20,7 @@ from funcgrad.rules.linalg.matrices import (
     real,
     scale_columns,
     scale_rows,
+    size_of,
     solve_adjoint,
     textbook,
     total,
@@ -94,21 +96,38 @@ def prepare_eig(shape, *, compute_left_eigenvectors, compute_right_eigenvectors,
     ), wanted
 
 
+class Eig(Decomposition):
+    """Of a matrix of entries near one: LAPACK, as JAX calls it, scales very small or large ones, but not the result."""
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        with _jax.set_current_trace(tape):
+            x = primals[0] if tracers[0] is None else tracers[0]
+            size = size_of(x)
+            scaled = over(x, size)
+            w, *vectors = super().record(tape, primitive, [tape.strip(scaled)[0]], [scaled], params, linear)
+            return [lax.mul(w, cast(lax.squeeze(size, [x.ndim - 1]), w)), *vectors]
+
+
 @textbook
-def eig(cts, outs, x_aval, *, compute_left_eigenvectors, compute_right_eigenvectors):
+def eig(cts, outs, x, *, compute_left_eigenvectors, compute_right_eigenvectors):
     """x̄ = v⁻ᴴ (diag(w̄) + (vᴴ v̄)_ij / (w_j - w_i)*) vᴴ; left eigenvectors are those of xᴴ, eigenvalues conjugate."""
+    return by_side(eigenvectors, cts, outs, x, compute_left_eigenvectors, compute_right_eigenvectors)
+
+
+def by_side(pull, cts, outs, x, left, right):
+    """The sum of what ``pull(w̄, v̄, w, v, x)`` makes of the eigenvectors on each side; one of them has w̄."""
     (w_ct, *vector_cts), (w, *vectors) = cts, outs
     x_ct = None
-    if compute_right_eigenvectors:
-        x_ct = eigenvectors(w_ct, vector_cts[-1], w, vectors[-1])
+    if right:
+        x_ct = pull(w_ct, vector_cts[-1], w, vectors[-1], x)
         w_ct = None
-    if compute_left_eigenvectors:
-        left = eigenvectors(None if w_ct is None else conj(w_ct), vector_cts[0], conj(w), vectors[0])
-        x_ct = total(x_ct, None if left is None else adjoint(left))
-    return [x_ct if is_complex(x_aval) else real(x_ct)]
+    if left:
+        of_left = pull(None if w_ct is None else conj(w_ct), vector_cts[0], conj(w), vectors[0], adjoint(x))
+        x_ct = total(x_ct, None if of_left is None else adjoint(of_left))
+    return [x_ct if is_complex(x) else real(x_ct)]
 
 
-def eigenvectors(w_ct, v_ct, w, v):
+def eigenvectors(w_ct, v_ct, w, v, x):
     """x̄ = v⁻ᴴ (diag(w̄) + (vᴴ v̄')_ij / (w_j - w_i)*) vᴴ, where v̄' allows for the normalization of v."""
     if v_ct is None:
         return None if w_ct is None else solve_adjoint(v, scale_rows(adjoint(v), w_ct))
@@ -196,6 +215,6 @@ def svd(cts, outs):
 
 rules = {
     lax.linalg.eigh_p: Decomposition(eigh, prepare_eigh),
-    lax.linalg.eig_p: Decomposition(eig, prepare_eig),
+    lax.linalg.eig_p: Eig(eig, prepare_eig),
     lax.linalg.svd_p: Decomposition(svd, prepare_svd),
 }

@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 
 from funcgrad import _jax
+from funcgrad.rules.control.opened import Opened
 from funcgrad.rules.linalg import spectral
 from funcgrad.rules.linalg.matrices import (
     add_to_diagonal,
@@ -62,12 +63,18 @@ def largest(x):
     return jnp.max(jnp.abs(x), (-2, -1))
 
 
-def turn(same, dtype):
-    """A rotation of what is in one block, a generic one: the identity where all values differ."""
-    n = same.shape[-1]
-    weights = np.tril(np.random.default_rng(n).normal(size=(n, n)), -1)
-    one_minus = np.eye(n, dtype=dtype) - jnp.where(same, weights - weights.T, 0).astype(dtype)
-    return solve_adjoint(one_minus, one_minus)  # Cayley's (1 + a)⁻¹ (1 - a) for a = -aᴴ
+def turn(v, same):
+    """What turns the vectors ``v`` of equal values into a generic basis of their space, the same for each of its bases.
+
+    They are made of the projections of fixed vectors, in order. Where all values differ it is the identity.
+    """
+    fixed = np.random.default_rng(0).normal(size=v.shape[-2:]).astype(v.dtype)
+    alone = jnp.sum(same, -1, keepdims=True) == 1
+    projections = jnp.where(same, matmul(adjoint(lax.stop_gradient(v)), jnp.broadcast_to(fixed, v.shape)), 0)
+    projections = jnp.where(alone & same, 1, projections)
+    q, r = lax.linalg.qr(projections, full_matrices=False)
+    d = diagonal(r)
+    return q * jnp.where(d == 0, 1, d / jnp.where(d == 0, 1, jnp.abs(d)))[..., None, :]
 
 
 class Judge:
@@ -134,7 +141,7 @@ class Turned(Rule):
 
 
 def choose_eigh(v, w):
-    return [matmul(v, turn(close(w), v.dtype)), w]
+    return [matmul(v, turn(v, close(w))), w]
 
 
 @textbook
@@ -146,7 +153,7 @@ def eigh(cts, outs, x, *, lower):
     v_ct, w_ct = cts
     v, w = outs
     same, judge = close(w), Judge(v)
-    around = turn(same, v.dtype)
+    around = turn(v, same)
     v, v_ct = matmul(v, around), jnp.zeros_like(v) if v_ct is None else matmul(v_ct, around)
     w_ct = jnp.zeros_like(w) if w_ct is None else w_ct
     n = matmul(adjoint(v), v_ct)
@@ -176,7 +183,7 @@ def choose_svd(s, *vectors):
     if not vectors:
         return [s]
     u, vh = vectors
-    around = turn(close(s), u.dtype)
+    around = turn(u, close(s))
     return [s, matmul(u, around), matmul(adjoint(around), vh)]
 
 
@@ -190,7 +197,7 @@ def svd(cts, outs, x):
     s_ct, u_ct, vh_ct = cts
     s, u, vh = outs
     same, judge = close(s), Judge(u)
-    around = turn(same, u.dtype)
+    around = turn(u, same)
     u, vh = matmul(u, around), matmul(adjoint(around), vh)
     u_ct = jnp.zeros_like(u) if u_ct is None else matmul(u_ct, around)
     vh_ct = jnp.zeros_like(vh) if vh_ct is None else matmul(adjoint(around), vh_ct)
@@ -248,7 +255,7 @@ def choose_eig(w, *vectors):
     alone = jnp.sum(same, -2, keepdims=True) == 1
 
     def mixed(v):
-        mixture = matmul(v, turn(same, v.dtype))
+        mixture = matmul(v, turn(v, same))
         component = jnp.take_along_axis(mixture, jnp.argmax(jnp.abs(mixture), -2, keepdims=True), -2)
         length = jnp.sqrt(jnp.sum(lax.square(jnp.real(mixture)) + lax.square(jnp.imag(mixture)), -2, keepdims=True))
         return jnp.where(alone, v, mixture * (jnp.conj(component) / (jnp.abs(component) * length)))
@@ -284,8 +291,9 @@ def eig(cts, outs, x, *, compute_left_eigenvectors, compute_right_eigenvectors):
     return spectral.by_side(eigenvectors, cts, outs, x, compute_left_eigenvectors, compute_right_eigenvectors)
 
 
-rules = {
+decompositions = {
     lax.linalg.eigh_p: Turned(Decomposition(eigh, spectral.prepare_eigh), choose_eigh),
     lax.linalg.svd_p: Turned(Decomposition(svd, spectral.prepare_svd), choose_svd),
     lax.linalg.eig_p: Turned(spectral.Eig(eig, spectral.prepare_eig), choose_eig),
 }
+rules = {**decompositions, _jax.jit_p: Opened(frozenset(decompositions))}

@@ -22,8 +22,8 @@ from funcgrad.rules.control import calls, cond, custom, foreign, jit, refs, rema
 from funcgrad.rules.control.while_loop import While
 from funcgrad.rules.rule import Formula, Joint, Rule, Wrapped, broadcasting, formula, joint, no_derivative
 from funcgrad.rules.table import RuleTable
-from funcgrad.rules.tables import estimators, pytorch, saliency
 from funcgrad.rules.tables import degenerate as of_equal_values
+from funcgrad.rules.tables import estimators, pytorch, saliency
 from funcgrad.rules.tables.wrapping import clipped, in_bfloat16, nan_safe, noisy
 
 __all__ = [

@@ -54,8 +54,6 @@ def calls(program: ClosedJaxpr, primitives: Set[Primitive]) -> bool:
     from jax.extend.core import jaxprs_in_params  # imported late, since that takes longer than importing funcgrad
 
     def any_in(jaxpr: Any) -> bool:
-        return any(
-            eqn.primitive in primitives or any(map(any_in, jaxprs_in_params(eqn.params))) for eqn in jaxpr.eqns
-        )
+        return any(eqn.primitive in primitives or any(map(any_in, jaxprs_in_params(eqn.params))) for eqn in jaxpr.eqns)
 
     return any_in(program.jaxpr)

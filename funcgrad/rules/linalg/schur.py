@@ -10,8 +10,6 @@ from funcgrad.rules.linalg.matrices import (
     add_to_diagonal,
     adjoint,
     cast,
-    conj,
-    diagonal,
     matmul,
     over,
     real,

@@ -4,11 +4,11 @@ The vectors of equal values are any basis of their space. Where a loss is the sa
 though that of the vectors does not: what turns a basis in itself is left out, as in Kasim, "Derivatives of partial
 eigendecomposition of a real symmetric matrix for degenerate cases" (arXiv:2011.04366).
 
-That is not enough for a loss that is a function of a matrix, such as the sum of entries of v diag(g(w)) vᴴ. There equal
-values get different cotangents, the diagonal of a matrix g'(w) c whose other entries are part of the derivative, while
-the vectors' cotangents have g(w) c. The basis taken here is a generic one, so that if one diagonal is a multiple of the
-other then so is the matrix, and if a diagonal is constant the matrix is a multiple of the identity. If it is neither the
-cotangents do not determine the derivative.
+That is not enough for a loss of a function of the matrix, v diag(g(w)) vᴴ. There equal values get different cotangents,
+the diagonal of a matrix g'(w) c whose other entries are part of the derivative, while the vectors' cotangents have
+g(w) c. The basis taken here is a generic one, so that if one diagonal is a multiple of the other then so is the matrix,
+and if a diagonal is constant the matrix is a multiple of the identity. If it is neither, the cotangents do not determine
+the derivative, and that is an error as well.
 
 Further differentiation needs the equations that the pullback solves, not only their solution, which divides by
 differences of values that are equal: one step of Newton's method, which changes no value, has the right derivative.
@@ -95,8 +95,9 @@ class Judge:
         known = _jax.to_concrete_value(self.bad)
         if known is not None and np.any(known):
             raise ValueError(
-                f"The loss depends on which basis is chosen for the {what} of equal values, or of zero, or on the phase "
-                "of one, so it has no derivative there. Make it a function of what does not, such as the projection "
+                f"The loss depends on which basis is chosen for the {what} of equal values, or of zero, or on the "
+                "phase of one, or tells equal values apart in a way that their cotangents do not determine: it has no "
+                "derivative here. Make it a function of what does not depend on that, such as the projection "
                 "v @ v.conj().T on all vectors of a value, or move the values apart."
             )
         return jnp.where(self.bad[..., None, None], np.nan, x_ct)
@@ -250,7 +251,7 @@ def svd(cts, outs, x):
 
 
 def choose_eig(w, *vectors):
-    """Vectors of equal eigenvalues are mixed, then scaled as LAPACK does: of unit length, the largest component real."""
+    """Vectors of equal eigenvalues are mixed, then scaled as LAPACK does: of unit length, the largest entry real."""
     same = close(w)
     alone = jnp.sum(same, -2, keepdims=True) == 1
 

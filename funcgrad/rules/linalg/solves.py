@@ -77,7 +77,7 @@ def shift(x, axis, steps):
 
 
 def symmetric_a(ct, x, *, alpha):
-    """x̄ = α (ct + ctᵀ) x"""
+    """x̄ = alpha (ct + ctᵀ) x"""
     return lax.mul(const(x, alpha), matmul(lax.add(ct, transpose(ct)), x))
 
 

@@ -1,14 +1,14 @@
 """Eigenvectors and singular vectors of equal values, for losses that do not depend on the choice of a basis.
 
-The vectors of equal values are any basis of their space. Where a loss is the same for all of them, its derivative exists
-though that of the vectors does not: what turns a basis in itself is left out, as in Kasim, "Derivatives of partial
+The vectors of equal values are any basis of their space. A loss that is the same for all of them has a derivative though
+the vectors have none: what turns a basis in itself is left out, as in Kasim, "Derivatives of partial
 eigendecomposition of a real symmetric matrix for degenerate cases" (arXiv:2011.04366).
 
 That is not enough for a loss of a function of the matrix, v diag(g(w)) vᴴ. There equal values get different cotangents,
 the diagonal of a matrix g'(w) c whose other entries are part of the derivative, while the vectors' cotangents have
 g(w) c. The basis taken here is a generic one, so that if one diagonal is a multiple of the other then so is the matrix,
-and if a diagonal is constant the matrix is a multiple of the identity. If it is neither, the cotangents do not determine
-the derivative, and that is an error as well.
+and if a diagonal is constant the matrix is a multiple of the identity. If it is neither, the cotangents do not tell the
+derivative, and that is an error as well.
 
 Further differentiation needs the equations that the pullback solves, not only their solution, which divides by
 differences of values that are equal: one step of Newton's method, which changes no value, has the right derivative.

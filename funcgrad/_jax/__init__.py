@@ -39,7 +39,16 @@ from funcgrad._jax.names import to_concrete_value, unravel_rows, unreduced_psum,
 from funcgrad._jax.names import user_line, Var, vary_unreduced_cast, weakref_lru_cache, wraps
 from funcgrad._jax.names import accum_grad_in_ref_p, addupdate_p, all_gather_invariant_p, all_gather_reduced_p
 from funcgrad._jax.names import call_hi_primitive_p, check_p, composite_p, custom_vmap_p, dce_sink_p, debug_callback_p
-from funcgrad._jax.names import debug_print_p, empty_ref_p, eval_jaxpr_p, free_ref_p, freeze_p, from_edtype_p, get_p
+from funcgrad._jax.names import (
+    debug_print_p,
+    empty_ref_p,
+    eval_jaxpr_p,
+    free_ref_p,
+    freeze_p,
+    from_edtype_p,
+    geqrf_p,
+    get_p,
+)
 from funcgrad._jax.names import inspect_sharding_p, io_callback_p, jit_p, layout_constraint_p, linear_call_p, name_p
 from funcgrad._jax.names import pbroadcast_p, preduced_p, psum_invariant_p, pure_callback_p, pvary_p
 from funcgrad._jax.names import ragged_dot_general_p, random_bits_p, random_fold_in_p, random_seed_p, random_split_p

@@ -92,6 +92,7 @@ from jax._src.custom_derivatives import linear_call_p
 from jax._src.debugging import debug_callback_p, debug_print_p, inspect_sharding_p
 from jax._src.hijax import call_hi_primitive_p
 from jax._src.lax.eval_jaxpr import eval_jaxpr_p
+from jax._src.lax.linalg import geqrf_p
 from jax._src.lax.lax import composite_p, dce_sink_p, from_edtype_p, ragged_dot_general_p, tie_p, to_edtype_p
 from jax._src.lax.parallel import all_gather_invariant_p, all_gather_reduced_p, pbroadcast_p, preduced_p
 from jax._src.lax.parallel import psum_invariant_p, reduce_scatter_p, unreduced_psum_p, unreduced_reduce_scatter_p

@@ -22,6 +22,7 @@ from funcgrad.rules.control import calls, cond, custom, foreign, jit, refs, rema
 from funcgrad.rules.control.while_loop import While
 from funcgrad.rules.rule import Formula, Joint, Rule, Wrapped, broadcasting, formula, joint, no_derivative
 from funcgrad.rules.table import RuleTable
+from funcgrad.rules.tables import degenerate as of_equal_values
 from funcgrad.rules.tables import estimators, pytorch, saliency
 from funcgrad.rules.tables.wrapping import clipped, in_bfloat16, nan_safe, noisy
 
@@ -36,6 +37,7 @@ __all__ = [
     "clipped",
     "deconvnet",
     "default",
+    "degenerate",
     "formula",
     "guided_backpropagation",
     "in_bfloat16",
@@ -97,6 +99,9 @@ def table_of(rules: RuleTable | None) -> RuleTable:
 
 #: PyTorch's subgradients, wherever they differ from JAX's.
 torch = default.override(pytorch.rules)
+
+#: Eigenvectors and singular vectors of equal values, for losses that do not depend on the choice of a basis.
+degenerate = default.override(of_equal_values.rules)
 
 #: Rounding, signs and comparisons that pass the cotangent on as if they were the identity.
 straight_through = default.override(estimators.rules)

@@ -292,6 +292,15 @@ linalg = [
         order=1,
     ),
     of(lax.linalg.svd_p, lambda x: lax.linalg.svd(x, full_matrices=False), draw(4, 3)),
+    # JAX has no rules for these; tests/rules/test_linalg.py has them beside differences.
+    of(lax.linalg.schur_p, lax.linalg.schur, draw(3, 3), order=0),
+    of(lax.linalg.hessenberg_p, lax.linalg.hessenberg, draw(3, 3), order=0),
+    of(lax.linalg.tridiagonal_p, lax.linalg.tridiagonal, draw(3, 3), order=0),
+    of(_jax.geqrf_p, lambda x: jnp.linalg.qr(x, mode="raw"), draw(4, 3), order=0),
+    of(lax.linalg.householder_product_p, lax.linalg.householder_product, draw(4, 3), draw(3), order=0),
+    of(lax.linalg.ormqr_p, lax.linalg.ormqr, draw(4, 3), draw(3), draw(4, 2), order=0),
+    of(lax.linalg.cholesky_update_p, lax.linalg.cholesky_update, np.triu(posdef(3)), draw(3), order=0),
+    of(lax.linalg.symmetric_product_p, lax.linalg.symmetric_product, draw(3, 2), draw(3, 3), order=0),
     of(lax.linalg.svd_p, lambda x: lax.linalg.svd(x, full_matrices=False, compute_uv=False), draw(4, 3), note="values"),
     of(
         lax.linalg.triangular_solve_p,

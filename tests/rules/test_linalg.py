@@ -294,13 +294,110 @@ def zero_tangent(x):
     return np.zeros(x.shape, jax.dtypes.float0)
 
 
-@pytest.mark.parametrize("f", [
-    linalg.hessenberg, linalg.schur, linalg.tridiagonal,
-    lambda x: linalg.householder_product(x, x[0]), lambda x: linalg.symmetric_product(x, x),
-])  # fmt: skip
-def test_what_jax_cannot_differentiate_is_refused(f):
-    with pytest.raises(NotImplementedError):
-        fg.vjp(f, draw(3, 3))
+# What JAX cannot differentiate.
+
+reflect = {
+    "householder_product": lambda x: linalg.householder_product(x[..., :3], x[..., :3, 3]),
+    "ormqr": lambda x: linalg.ormqr(x[..., :3], x[..., :3, 3], x),
+    "ormqr_right_inverse": lambda x: linalg.ormqr(x[..., :3], x[..., :2, 3], x, left=False, transpose=True),
+    "hessenberg": linalg.hessenberg,
+    "tridiagonal": linalg.tridiagonal,
+    "tridiagonal_upper": partial(linalg.tridiagonal, lower=False),
+    "raw_qr": lambda x: jnp.linalg.qr(x[..., :3], mode="raw"),
+}
+real_only = {
+    "cholesky_update": lambda x: linalg.cholesky_update(jnp.triu(x) + 4 * jnp.eye(4), x[0]),
+    "symmetric_product": lambda x: linalg.symmetric_product(x, x @ x.T, alpha=0.7, beta=1.3, symmetrize_output=True),
+    # Through the complex Schur decomposition.
+    "sqrtm": lambda x: jax.scipy.linalg.sqrtm(x @ x.T + 3 * jnp.eye(4) + 0.3 * x),
+}
+
+
+def assert_agrees_twice(f, x):
+    assert_agrees_with_differences(f, x)
+    assert_agrees_with_differences(quick_jit(fg.grad(weighted(f))), x)
+
+
+@pytest.mark.parametrize("f", [*reflect.values(), *real_only.values()], ids=[*reflect, *real_only])
+def test_what_jax_cannot_differentiate_agrees_with_differences(f):
+    assert_agrees_twice(quick_jit(f), draw(4, 4))
+
+
+@pytest.mark.parametrize("f", reflect.values(), ids=reflect)
+def test_complex_reflections_agree_with_differences(f):
+    assert_agrees_twice(quick_jit(f), draw(2, 4, 4, dtype=COMPLEX))
+
+
+@pytest.mark.parametrize(("seed", "pairs"), [(10, 0), (11, 1), (17, 2)])
+def test_schur_agrees_with_differences(seed, pairs):
+    """Where LAPACK makes of a matrix beside it a decomposition beside its own, which seeds are chosen for."""
+    x = draw(4, 4, seed=seed)
+    assert np.sum(np.diag(linalg.schur(x)[0], -1) != 0) == pairs
+    assert_agrees_twice(quick_jit(linalg.schur), x)
+
+
+def test_schur_form_alone_and_of_complex_matrices_agrees_with_differences():
+    assert_agrees_twice(partial(linalg.schur, compute_schur_vectors=False), draw(4, 4, seed=11))
+
+    def without_phases(x):
+        t, z = linalg.schur(x)
+        return jnp.diagonal(t, axis1=-2, axis2=-1), jnp.abs(z), jnp.abs(t[..., 0, 1:])
+
+    assert_agrees_twice(quick_jit(without_phases), draw(2, 4, 4, dtype=COMPLEX, seed=1))
+
+
+# Sizes.
+
+sized = {
+    "svd": partial(linalg.svd, full_matrices=False),
+    "eigh": lambda x: linalg.eigh(x + jnp.swapaxes(x, -1, -2).conj()),
+    "eig": partial(linalg.eig, enable_eigvec_derivs=True),
+    "qr": partial(linalg.qr, full_matrices=False),
+    "lu": lambda x: (jnp.tril(linalg.lu(x)[0], -1), jnp.triu(linalg.lu(x)[0])),
+}
+#: Whether an output is as large as the matrix.
+SCALED_BY = {"svd": (0, 1, 0), "eigh": (0, 1), "eig": (1, 0, 0), "qr": (0, 1), "lu": (0, 1)}
+
+
+@dtypes
+@pytest.mark.parametrize("name", sized)
+@pytest.mark.parametrize("exponent", [-72, 70])
+def test_derivatives_of_small_and_large_matrices_are_those_of_matrices_near_one(name, exponent, dtype):
+    """In single precision, where the square of the matrix's size is no number; first and second order."""
+    double, x = dtype, draw(3, 3, dtype=dtype)
+    single = np.complex64 if double is COMPLEX else np.float32
+    unit = 2.0**exponent
+
+    def both(x, unit, like):
+        def loss(x):
+            # Weights of 1 / unit keep the cotangent of what is as large as the matrix of order one.
+            outs = sized[name](x)
+            terms = [
+                jnp.sum(jnp.real(jnp.asarray(draw(*out.shape, dtype=double, seed=i), out.dtype) * out))
+                * jnp.asarray(1 if degree else unit, like)
+                for i, (out, degree) in enumerate(zip(outs, SCALED_BY[name], strict=True))
+            ]
+            return sum(terms)
+
+        gradient = fg.grad(loss)
+        direction = jnp.asarray(draw(3, 3, dtype=double, seed=9) * unit, x.dtype)
+        return gradient(x), fg.grad(lambda x: jnp.sum(jnp.real(direction * gradient(x))))(x)
+
+    expected = both(jnp.asarray(x), 1.0, REAL)
+    got = quick_jit(partial(both, unit=unit, like=np.float32))(jnp.asarray(x * unit, single))
+    for value, true in zip(got, expected, strict=True):
+        np.testing.assert_allclose(value, true, rtol=0, atol=1e-4 * np.max(np.abs(true)))
+
+
+@pytest.mark.parametrize("exponent", [-70, 68])
+@pytest.mark.parametrize("f", [lambda x: jnp.triu(linalg.lu(x)[0]), lambda x: linalg.qr(x)[1]], ids=["lu", "qr"])
+def test_a_cotangent_as_small_or_large_as_the_matrix_is_not_lost(f, exponent):
+    x, unit = np.asarray(draw(3, 3), np.float32), np.float32(2.0**exponent)
+
+    def gradient(unit):
+        return fg.grad(lambda x: jnp.sum(f(x) * unit))(x * unit) / unit
+
+    np.testing.assert_allclose(gradient(unit), gradient(np.float32(1)), rtol=1e-5)
 
 
 def test_pivots_are_not_differentiated():

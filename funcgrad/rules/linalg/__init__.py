@@ -1,5 +1,5 @@
 """Linear algebra: factorizations, spectral decompositions and structured solves."""
 
-from funcgrad.rules.linalg import factorizations, solves, spectral
+from funcgrad.rules.linalg import factorizations, reflections, schur, solves, spectral
 
-rules = {**factorizations.rules, **spectral.rules, **solves.rules}
+rules = {**factorizations.rules, **spectral.rules, **solves.rules, **reflections.rules, **schur.rules}

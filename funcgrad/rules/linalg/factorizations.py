@@ -13,13 +13,16 @@ from funcgrad.rules.linalg.matrices import (
     half_lower,
     lower,
     matmul,
+    over,
     put_columns,
     put_rows,
     rows,
+    size_of,
     solve_adjoint,
     textbook,
     total,
     triangular_solve,
+    unit_lower,
     upper,
 )  # fmt: skip
 from funcgrad.rules.numbers import const, full_like
@@ -30,12 +33,29 @@ from funcgrad.rules.rule import formula, joint
 
 @textbook
 def cholesky(ct, out):
-    """x̄ = l⁻ᴴ Φ(lᴴ l̄) l⁻¹, where Φ takes the lower triangle and half the diagonal (Murray, arXiv:1602.07527)."""
-    l = lower(out)
-    inner = half_lower(matmul(adjoint(l), ct))
+    """x̄ = l⁻ᴴ Φ(lᴴ l̄) l⁻¹, where Φ takes the lower triangle and half the diagonal (Murray, arXiv:1602.07527).
+
+    It is as large as l̄ / l, so l̄ / c and l / c give it, at a c where lᴴ l̄ is no smaller or larger.
+    """
+    size = size_of(out)
+    l = over(lower(out), size)
+    inner = half_lower(matmul(adjoint(l), over(ct, size)))
     x_ct = from_both_sides(l, inner, l)
     # Of x only the lower triangle is read, which stands for the upper one: since 0.11.2 JAX's cotangent says so.
     return half_lower(lax.add(x_ct, adjoint(x_ct))) if _jax.CHOLESKY_IS_OF_LOWER else x_ct
+
+
+@textbook
+def cholesky_update(ct, x, y, out):
+    """outᴴ out = xᴴ x + y yᴴ =: z, so x̄ = x (z̄ + z̄ᴴ) and ȳ = (z̄ + z̄ᴴ) y with the z̄ of its factor outᴴ.
+
+    z̄ is as large as the cotangent over ``out``: both are scaled, and so are x and y that multiply it.
+    """
+    size = size_of(out)
+    l, x, y = (over(z, size) for z in (adjoint(upper(out)), x, lax.expand_dims(y, [-1])))
+    z_ct = from_both_sides(l, half_lower(matmul(adjoint(l), adjoint(upper(ct)))), l)
+    z_ct = lax.add(z_ct, adjoint(z_ct))
+    return upper(matmul(upper(x), z_ct)), lax.squeeze(matmul(z_ct, y), [y.ndim - 1])
 
 
 def from_both_sides(left, x, right):
@@ -53,11 +73,13 @@ def lu(cts, packed, permutation):
 
     From l⁻¹ ẋ u⁻¹ = l⁻¹ l̇ + u̇ u⁻¹, whose two terms lie in opposite triangles. Rows below the square, x₂ = l₂ u, and
     columns beyond it, x₂ = l u₂, follow it: their cotangents go back to x₂ and, less what u̇ or l̇ moved, to the
-    square.
+    square. All that is of the size of l̄ / u or of ū, so u is scaled, and l̄ alike.
     """
     ct, *_ = cts
     m, n = ct.shape[-2:]
     k = min(m, n)
+    size, of_l = size_of(upper(packed)), below(packed)
+    packed, ct = lax.select(of_l, packed, over(packed, size)), lax.select(of_l, over(ct, size), ct)
     square, ct_square = columns(rows(packed, 0, k), 0, k), columns(rows(ct, 0, k), 0, k)
     l, u = unit_lower(square), upper(square)
     to_l, to_u = matmul(adjoint(l), ct_square), matmul(ct_square, adjoint(u))
@@ -77,10 +99,6 @@ def lu(cts, packed, permutation):
     return [put_rows(x_ct, permutation)]
 
 
-def unit_lower(x):
-    return add_to_diagonal(lower(x, 1), const(x, 1))
-
-
 def inverse_adjoint_times(l, x):
     """l⁻ᴴ x for unit lower triangular l."""
     return triangular_solve(l, x, left_side=True, lower=True, transpose_a=True, conjugate_a=True, unit_diagonal=True)
@@ -96,9 +114,14 @@ def times_inverse_adjoint(x, u):
 
 @textbook
 def qr(cts, outs, x_aval, *, pivoting, full_matrices):
-    """x̄ = (q̄ + q (s + sᴴ)) r⁻ᴴ with s = Φ(r r̄ᴴ - q̄ᴴ q) for the square that is at the left of x."""
+    """x̄ = (q̄ + q (s + sᴴ)) r⁻ᴴ with s = Φ(r r̄ᴴ - q̄ᴴ q) for the square that is at the left of x.
+
+    It is of the size of q̄ / r or of r̄, so r is scaled, and q̄ alike.
+    """
     q_ct, r_ct, *_ = cts
     q, r, *permutation = outs
+    size = size_of(r)
+    q_ct, r = None if q_ct is None else over(q_ct, size), over(r, size)
     m, n = x_aval.shape[-2:]
     if m < n:
         x_ct = wide_qr(q_ct, r_ct, q, r)
@@ -153,6 +176,7 @@ def fold_complement(q_ct, q, n):
 
 rules = {
     lax.linalg.cholesky_p: formula(cholesky),
+    lax.linalg.cholesky_update_p: joint(cholesky_update),
     lax.linalg.lu_p: joint(lu, packed=lambda outs: outs[0], permutation=lambda outs: outs[2]),
     lax.linalg.qr_p: joint(qr),
 }

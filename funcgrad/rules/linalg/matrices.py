@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad.rules.numbers import const, full_like, is_complex
+from funcgrad.rules.numbers import const, full_like, is_complex, nonzero
 
 triangular_solve = lax.linalg.triangular_solve
 
@@ -88,6 +88,11 @@ def scale_rows(x, scale):
     return lax.mul(cast(lax.expand_dims(scale, [-1]), x), x)
 
 
+def weigh(x, weights):
+    """x_ij weights_ij"""
+    return lax.mul(x, cast(weights, x))
+
+
 # Triangles and diagonals.
 
 
@@ -122,6 +127,11 @@ def upper(x, offset=0):
     return lax.select(below(x, -offset), full_like(x, 0), x)
 
 
+def unit_lower(x):
+    """What is below the diagonal, and ones on it."""
+    return add_to_diagonal(lower(x, 1), const(x, 1))
+
+
 def half_lower(x):
     """The lower triangle, its diagonal halved, so that ``half_lower(x) + adjoint(half_lower(x))`` is x if x = xᴴ."""
     halved = lax.mul(x, const(x, 0.5))
@@ -138,13 +148,42 @@ def add_to_diagonal(x, d):
     return lax.select(on_diagonal(x), lax.add(x, d), x)
 
 
-def over_gaps(x, values, gap):
-    """x_ij / gap(values_j, values_i) off the diagonal, zero on it."""
+def over_gaps(x, values):
+    """x_ij / (values_j - values_i) off the diagonal, zero on it."""
     diagonal = on_diagonal(x)
-    gaps = gap(lax.expand_dims(values, [-2]), lax.expand_dims(values, [-1]))
+    gaps = lax.sub(lax.expand_dims(values, [-2]), lax.expand_dims(values, [-1]))
     gaps = lax.select(diagonal, full_like(gaps, 1), gaps)
-    inverse = cast(lax.div(full_like(gaps, 1), gaps), x)
-    return lax.select(diagonal, full_like(x, 0), lax.mul(x, inverse))
+    return lax.select(diagonal, full_like(x, 0), over(x, gaps))
+
+
+# Sizes. A matrix c x has the factors of x, some of them c times as large; derivatives are taken at a c where no product
+# of two sizes over- or underflows.
+
+
+def over(x, d):
+    """x / d, for d that broadcast. No square of d is taken on the way, and no reciprocal."""
+    if is_complex(d):
+        size = power_of_two(lax.max(lax.abs(lax.real(d)), lax.abs(lax.imag(d))))
+        d = over(d, size)
+        squares = lax.add(lax.square(lax.real(d)), lax.square(lax.imag(d)))
+        return over(over(lax.mul(x, lax.conj(d)), squares), size)
+    if is_complex(x):
+        return lax.complex(lax.div(lax.real(x), d), lax.div(lax.imag(x), d))
+    return lax.div(x, d)
+
+
+def power_of_two(x):
+    """The power of two of positive ``x``, one where that is zero: a constant, whatever x depends on."""
+    integer, exponent = (np.int32, 0xFF << 23) if x.dtype == np.float32 else (np.int64, 0x7FF << 52)
+    bits = lax.bitcast_convert_type(x, integer)
+    return nonzero(lax.bitcast_convert_type(lax.bitwise_and(bits, full_like(bits, exponent)), x.dtype))
+
+
+def size_of(x):
+    """The power of two of the largest entry of each matrix, as a matrix of one."""
+    parts = [lax.abs(part) for part in ((lax.real(x), lax.imag(x)) if is_complex(x) else (x,))]
+    largest = lax.reduce_max(functools.reduce(lax.max, parts), [x.ndim - 2, x.ndim - 1])
+    return lax.expand_dims(power_of_two(largest), [-2, -1])
 
 
 # Permutations and general solves.

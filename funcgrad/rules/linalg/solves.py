@@ -1,4 +1,4 @@
-"""Triangular and tridiagonal solves: linear in the right-hand side, the last operand."""
+"""Triangular and tridiagonal solves, linear in the right-hand side, the last operand; symmetric products."""
 
 from __future__ import annotations
 
@@ -76,7 +76,13 @@ def shift(x, axis, steps):
     return lax.pad(x, const(x, 0), config)
 
 
+def symmetric_a(ct, x, *, alpha):
+    """x̄ = alpha (ct + ctᵀ) x"""
+    return lax.mul(const(x, alpha), matmul(lax.add(ct, transpose(ct)), x))
+
+
 rules = {
+    lax.linalg.symmetric_product_p: formula(symmetric_a, lambda ct, *, beta: lax.mul(const(ct, beta), ct)),
     triangular_solve_p: Solve(2, triangular_rhs, triangular_all),
     tridiagonal_solve_p: Solve(4, tridiagonal_rhs, tridiagonal_all),
     lax.linalg.lu_pivots_to_permutation_p: no_derivative,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from jax import lax
 
+from funcgrad import _jax
 from funcgrad.rules.linalg.matrices import (
     add_to_diagonal,
     adjoint,
@@ -14,13 +15,17 @@ from funcgrad.rules.linalg.matrices import (
     conj,
     diagonal,
     matmul,
+    over,
     over_gaps,
     real,
     scale_columns,
     scale_rows,
+    size_of,
     solve_adjoint,
     textbook,
     total,
+    transpose,
+    weigh,
 )  # fmt: skip
 from funcgrad.rules.numbers import full_like, is_complex, nonzero
 from funcgrad.rules.rule import Rule, joint
@@ -62,7 +67,7 @@ def eigh(cts, outs):
     v, w = outs
     if v_ct is None:
         return [matmul(scale_columns(v, w_ct), adjoint(v))]
-    inner = over_gaps(matmul(adjoint(v), v_ct), w, lax.sub)
+    inner = over_gaps(matmul(adjoint(v), v_ct), w)
     inner = inner if w_ct is None else add_to_diagonal(inner, w_ct)
     return [matmul(matmul(v, inner), adjoint(v))]
 
@@ -91,25 +96,42 @@ def prepare_eig(shape, *, compute_left_eigenvectors, compute_right_eigenvectors,
     ), wanted
 
 
+class Eig(Decomposition):
+    """Of a matrix of entries near one: LAPACK, as JAX calls it, scales very small or large ones, but not the result."""
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        with _jax.set_current_trace(tape):
+            x = primals[0] if tracers[0] is None else tracers[0]
+            size = size_of(x)
+            scaled = over(x, size)
+            w, *vectors = super().record(tape, primitive, [tape.strip(scaled)[0]], [scaled], params, linear)
+            return [lax.mul(w, cast(lax.squeeze(size, [x.ndim - 1]), w)), *vectors]
+
+
 @textbook
-def eig(cts, outs, x_aval, *, compute_left_eigenvectors, compute_right_eigenvectors):
+def eig(cts, outs, x, *, compute_left_eigenvectors, compute_right_eigenvectors):
     """x̄ = v⁻ᴴ (diag(w̄) + (vᴴ v̄)_ij / (w_j - w_i)*) vᴴ; left eigenvectors are those of xᴴ, eigenvalues conjugate."""
+    return by_side(eigenvectors, cts, outs, x, compute_left_eigenvectors, compute_right_eigenvectors)
+
+
+def by_side(pull, cts, outs, x, left, right):
+    """The sum of what ``pull(w̄, v̄, w, v, x)`` makes of the eigenvectors on each side; one of them has w̄."""
     (w_ct, *vector_cts), (w, *vectors) = cts, outs
     x_ct = None
-    if compute_right_eigenvectors:
-        x_ct = eigenvectors(w_ct, vector_cts[-1], w, vectors[-1])
+    if right:
+        x_ct = pull(w_ct, vector_cts[-1], w, vectors[-1], x)
         w_ct = None
-    if compute_left_eigenvectors:
-        left = eigenvectors(None if w_ct is None else conj(w_ct), vector_cts[0], conj(w), vectors[0])
-        x_ct = total(x_ct, None if left is None else adjoint(left))
-    return [x_ct if is_complex(x_aval) else real(x_ct)]
+    if left:
+        of_left = pull(None if w_ct is None else conj(w_ct), vector_cts[0], conj(w), vectors[0], adjoint(x))
+        x_ct = total(x_ct, None if of_left is None else adjoint(of_left))
+    return [x_ct if is_complex(x) else real(x_ct)]
 
 
-def eigenvectors(w_ct, v_ct, w, v):
+def eigenvectors(w_ct, v_ct, w, v, x):
     """x̄ = v⁻ᴴ (diag(w̄) + (vᴴ v̄')_ij / (w_j - w_i)*) vᴴ, where v̄' allows for the normalization of v."""
     if v_ct is None:
         return None if w_ct is None else solve_adjoint(v, scale_rows(adjoint(v), w_ct))
-    inner = over_gaps(matmul(adjoint(v), unnormalized(v_ct, v)), conj(w), lax.sub)
+    inner = over_gaps(matmul(adjoint(v), unnormalized(v_ct, v)), conj(w))
     inner = inner if w_ct is None else add_to_diagonal(inner, w_ct)
     return solve_adjoint(v, matmul(inner, adjoint(v)))
 
@@ -150,17 +172,20 @@ def prepare_svd(shape, *, full_matrices, compute_uv, subset_by_index, **params):
     return dict(params, full_matrices=False, compute_uv=True, subset_by_index=subset_by_index), wanted
 
 
-def square_gap(a, b):
-    """a² - b², without cancellation."""
-    return lax.mul(lax.add(a, b), lax.sub(a, b))
+def shares(s):
+    """s_j / (s_j + s_i)"""
+    others = lax.expand_dims(s, [-2])
+    return lax.div(others, nonzero(lax.add(others, lax.expand_dims(s, [-1]))))
 
 
 @textbook
 def svd(cts, outs):
-    """x̄ = u (diag(s̄) + e_ij / (s_j² - s_i²)) vᴴ with e = (uᴴ ū - ūᴴ u) s + s (vᴴ v̄ - v̄ᴴ v).
+    """x̄ = u (diag(s̄) + e_ij / (s_j - s_i)) vᴴ with e = (uᴴ ū - ūᴴ u)_ij p_ij + (vᴴ v̄ - v̄ᴴ v)_ij p_ji.
 
-    What of ū lies outside the span of u (a tall x has that) adds (1 - u uᴴ) ū s⁻¹ vᴴ; a wide x, the same with u and v
-    exchanged. For complex x, of the phase that u and v share v keeps its part: i Im(uᴴ ū)_jj / s_j joins the diagonal.
+    The weights p_ij = s_j / (s_j + s_i) stand for s_j / (s_j² - s_i²), whose squares vanish or overflow where its value
+    does not. What of ū lies outside the span of u (a tall x has that) adds (1 - u uᴴ) ū s⁻¹ vᴴ; a wide x, the same with
+    u and v exchanged. For complex x, of the phase that u and v share v keeps its part: i Im(uᴴ ū)_jj / s_j joins the
+    diagonal.
     """
     s_ct, u_ct, vh_ct = cts
     s, u, vh = outs
@@ -168,11 +193,12 @@ def svd(cts, outs):
         return [matmul(scale_columns(u, s_ct), vh)]
     from_u = None if u_ct is None else matmul(adjoint(u), u_ct)
     from_v = None if vh_ct is None else matmul(vh_ct, adjoint(vh))
+    p = shares(s)
     turning = total(
-        None if from_u is None else scale_columns(lax.sub(from_u, adjoint(from_u)), s),
-        None if from_v is None else scale_rows(lax.sub(adjoint(from_v), from_v), s),
+        None if from_u is None else weigh(lax.sub(from_u, adjoint(from_u)), p),
+        None if from_v is None else weigh(lax.sub(adjoint(from_v), from_v), transpose(p)),
     )
-    inner = over_gaps(turning, s, square_gap)
+    inner = over_gaps(turning, s)
     if s_ct is not None:
         inner = add_to_diagonal(inner, s_ct)
     if is_complex(u) and from_u is not None:
@@ -180,16 +206,15 @@ def svd(cts, outs):
         inner = add_to_diagonal(inner, lax.complex(full_like(phase, 0), phase))
     left, right = matmul(u, inner), None
     m, n = u.shape[-2], vh.shape[-1]
-    inverse = lax.div(full_like(s, 1), s)
     if m > n and from_u is not None:
-        left = lax.add(left, scale_columns(lax.sub(u_ct, matmul(u, from_u)), inverse))
+        left = lax.add(left, over(lax.sub(u_ct, matmul(u, from_u)), lax.expand_dims(s, [-2])))
     if n > m and from_v is not None:
-        right = matmul(u, scale_rows(lax.sub(vh_ct, matmul(from_v, vh)), inverse))
+        right = matmul(u, over(lax.sub(vh_ct, matmul(from_v, vh)), lax.expand_dims(s, [-1])))
     return [total(matmul(left, vh), right)]
 
 
 rules = {
     lax.linalg.eigh_p: Decomposition(eigh, prepare_eigh),
-    lax.linalg.eig_p: Decomposition(eig, prepare_eig),
+    lax.linalg.eig_p: Eig(eig, prepare_eig),
     lax.linalg.svd_p: Decomposition(svd, prepare_svd),
 }

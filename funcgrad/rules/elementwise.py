@@ -136,6 +136,7 @@ def top(x):
 def over_squares(numerator, x, y):
     """numerator / (x^2 + y^2)"""
     shrink = reciprocal(lax.stop_gradient(lax.max(*together(lax.abs(x), lax.abs(y)))))
+    shrink = lax.max(shrink, const(shrink, jnp.finfo(shrink.dtype).tiny))
     squares = add(square(mul(x, shrink)), square(mul(y, shrink)))
     return mul(div(mul(numerator, shrink), squares), shrink)
 

@@ -218,7 +218,8 @@ error_functions = {
     lax.erf_inv_p: formula(lambda ct, out: mul(ct, mul(const(out, math.sqrt(math.pi) / 2), exp(lax.square(out))))),
 }
 
-# Exponentially scaled Bessel functions, i_n(x) = e^-|x| I_n(x): I_0' = I_1 and I_1' = I_0 - I_1 / x.
+# Exponentially scaled Bessel functions, i_n(x) = e^-|x| I_n(x): I_0' = I_1 and I_1' = I_0 - I_1 / x. At 0 they have the
+# slopes to the right, as |x| has, so that those of e^|x| i_n(x) are right to all orders.
 
 ASYMPTOTIC = 100.0
 
@@ -237,6 +238,10 @@ def is_beyond(x, bound):
     return lax.gt(lax.abs(x), const(x, bound))
 
 
+def side(x):
+    return lax.select(lax.ge(x, const(x, 0)), full_like(x, 1), full_like(x, -1))
+
+
 def asymptotic_gap(x):
     """i_0 - i_1 at |x|. It is i_0 / 2x, and the difference of the two is 2x ε off."""
     x = lax.abs(x)
@@ -248,8 +253,8 @@ def asymptotic_gap(x):
 def bessel_i0e_slope(x):
     return piecewise(
         is_beyond(x, ASYMPTOTIC),
-        lambda x: neg(mul(lax.sign(x), asymptotic_gap(x))),
-        lambda x: sub(lax.bessel_i1e(x), mul(lax.sign(x), lax.bessel_i0e(x))),
+        lambda x: neg(mul(side(x), asymptotic_gap(x))),
+        lambda x: sub(lax.bessel_i1e(x), mul(side(x), lax.bessel_i0e(x))),
         [ASYMPTOTIC],
         x,
     )
@@ -260,14 +265,14 @@ def bessel_i1e_slope(x):
     gap = piecewise(
         is_beyond(x, ASYMPTOTIC),
         asymptotic_gap,
-        lambda x: sub(lax.bessel_i0e(x), mul(lax.sign(x), lax.bessel_i1e(x))),
+        lambda x: sub(lax.bessel_i0e(x), mul(side(x), lax.bessel_i1e(x))),
         [ASYMPTOTIC],
         x,
     )
     ratio = piecewise(
         is_beyond(x, 1.0),
         lambda x: div(lax.bessel_i1e(x), x),
-        lambda x: mul(exp(neg(mul(lax.sign(x), x))), power_series(lax.square(x), RATIO)),
+        lambda x: mul(exp(neg(mul(side(x), x))), power_series(lax.square(x), RATIO)),
         [1],
         x,
     )

@@ -1,0 +1,121 @@
+"""Functions that JAX writes in pieces, or as a product or quotient, of which no piece has the derivative at some point.
+
+Each has the derivative of the whole: that of ``sinc`` near 0, of ``i0`` and ``ldexp`` at 0, of ``spence`` at 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from funcgrad import _jax
+from funcgrad.programs.memo import memo
+from funcgrad.rules.control.carrier import Carrier
+from funcgrad.rules.control.jit import rules as jit_rules
+from funcgrad.rules.functions.recognition import Function, call_of, location
+from funcgrad.rules.functions.rules import Formulas
+from funcgrad.rules.numbers import const, full_like
+from funcgrad.rules.rule import Rule
+from funcgrad.rules.special import in_single, is_beyond, piecewise, power_series
+
+add, sub, mul, div = lax.add, lax.sub, lax.mul, lax.div
+
+
+def record_inside(tape, primitive, primals, tracers, params, linear):
+    """The call recorded by what is inside the function."""
+    return Carrier.record(jit_rules[_jax.jit_p], tape, primitive, primals, tracers, params, linear)
+
+
+class Slope(Rule):
+    """A function of one array, entry by entry. Of a program that is not the function's, ``is_it`` says so."""
+
+    formula = "ct times the function's derivative"
+    saved = ("x",)
+
+    def __init__(self, slope: Callable[[Any], Any], is_it: Callable[[Any], bool] = lambda program: True):
+        self.pull = jax.jit(lambda ct, x: mul(ct, slope(x)), inline=True)
+        self.is_it = is_it
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        program = params["jaxpr"]
+        x, out = program.in_avals[0], program.out_avals[0]
+        is_entrywise = (x.shape, x.dtype) == (out.shape, out.dtype)
+        if tracers[0] is None or not is_entrywise or not self.is_it(program):
+            return record_inside(tape, primitive, primals, tracers, params, linear)
+        outs = tape.evaluate(primitive, primals, params, linear)
+        return tape.emit(self, primitive, params, None, (primals[0],), tracers, outs)
+
+    def pullback(self, node, cts):
+        return [self.pull(*cts, *node.residuals)]
+
+
+class Known(Formulas):
+    """Formulas of a function where a call of it can be followed, and else what is inside."""
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        try:
+            call_of(params["jaxpr"], self.function)
+        except NotImplementedError:
+            return record_inside(tape, primitive, primals, tracers, params, linear)
+        return super().record(tape, primitive, primals, tracers, params, linear)
+
+
+#: of d/dt (sin t / t) = t Σ c_k t^2k
+SINC = [(-1) ** k * 2 * k / math.factorial(2 * k + 1) for k in range(1, 13)]
+#: of log(x) / (1 - x) in x - 1
+SPENCE = [(-1) ** (k + 1) / (k + 1) for k in range(20)]
+
+
+@in_single
+def sinc_slope(x):
+    """(cos πx - sinc x) / x, whose terms cancel near 0; of large x the whole turns are taken off first."""
+
+    def near(x):
+        t = mul(x, const(x, math.pi))
+        return mul(const(x, math.pi), mul(t, power_series(lax.square(t), SINC)))
+
+    def far(x):
+        turn = mul(sub(x, mul(const(x, 2), lax.round(mul(x, const(x, 0.5))))), const(x, math.pi))
+        return div(sub(lax.cos(turn), div(lax.sin(turn), mul(x, const(x, math.pi)))), x)
+
+    return piecewise(is_beyond(x, 0.5), far, near, [1], x)
+
+
+@in_single
+def i0_slope(x):
+    """I_1. Half of its exponential at a time, for the whole overflows before it does."""
+    half = lax.exp(mul(lax.abs(x), const(x, 0.5)))
+    return mul(mul(half, lax.bessel_i1e(x)), half)
+
+
+@in_single
+def spence_slope(x):
+    """log x / (1 - x), by its series near 1"""
+    u = sub(x, const(x, 1))
+    return piecewise(
+        is_beyond(u, 0.125), lambda x: div(lax.log(x), sub(const(x, 1), x)), spence_series, [2], x
+    )
+
+
+def spence_series(x):
+    return power_series(sub(x, const(x, 1)), SPENCE)
+
+
+@memo
+def is_spence(program: Any) -> bool:
+    """Whether a function in pieces is ``spence``, which is not jitted itself, by the coefficients in it."""
+    return any(np.shape(c) == (8,) and np.isclose(c[0], 4.65128586073990045278e-5) for c in program.consts)
+
+
+rules = {
+    location(jnp.sinc): Slope(sinc_slope),
+    location(jnp.i0): Slope(i0_slope),
+    location(_jax.piecewise): Slope(spence_slope, is_spence),
+    location(jnp.ldexp): Known(Function(jnp.ldexp), [lambda ct, y: jnp.ldexp(ct, y), None], {}),
+}

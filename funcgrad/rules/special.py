@@ -13,6 +13,7 @@ from jax.random import random_gamma_p
 from funcgrad.rules.elementwise import TIMES_SLOPE, by_slopes
 from funcgrad.rules.numbers import const, convert, full_like, together
 from funcgrad.rules.rule import formula
+from funcgrad.rules.tails import beta_tail, gamma_tail
 
 add, sub, mul, div, neg, exp, log = lax.add, lax.sub, lax.mul, lax.div, lax.neg, lax.exp, lax.log
 
@@ -144,6 +145,49 @@ def trigamma(x):
     return lax.select(reflected, sub(squared, value), value)
 
 
+# Log density's derivative in a parameter, the score, is log t less its mean.
+
+
+def interior(f, low, high):
+    """``f`` of parameters and x where x is between its bounds, 0 elsewhere; NaN for what is not a distribution."""
+
+    @in_single
+    def guarded(*operands):
+        *parameters, x = operands
+        inside = lax.bitwise_and(lax.gt(x, const(x, low)), lax.lt(x, const(x, high)))
+        value = lax.select(inside, f(*parameters, lax.select(inside, x, full_like(x, 0.5))), full_like(x, 0))
+        valid = lax.bitwise_and(lax.ge(x, const(x, low)), lax.le(x, const(x, high)))
+        for a in parameters:
+            valid = lax.bitwise_and(valid, lax.gt(a, const(a, 0)))
+        return lax.select(valid, value, full_like(x, np.nan))
+
+    return guarded
+
+
+@functools.partial(interior, low=0, high=np.inf)
+def igamma_curvature(a, x):
+    """d²P(a, x)/da²"""
+    mean, spread = sub(lax.digamma(a), log(x)), trigamma(a)
+    return gamma_tail(a, x, mul(x, gamma_density(a, x)), lambda log_t: jnp.square(log_t - mean) - spread)
+
+
+def beta_slope(a, b, x, score):
+    density = mul(mul(x, sub(const(x, 1), x)), beta_density(a, b, x))
+    return beta_tail(a, b, x, density, score)
+
+
+@functools.partial(interior, low=0, high=1)
+def betainc_slope_a(a, b, x):
+    mean = sub(sub(lax.digamma(a), lax.digamma(add(a, b))), log(x))
+    return beta_slope(a, b, x, lambda log_t, _: log_t - mean)
+
+
+@functools.partial(interior, low=0, high=1)
+def betainc_slope_b(a, b, x):
+    mean = sub(sub(lax.digamma(b), lax.digamma(add(a, b))), lax.log1p(neg(x)))
+    return beta_slope(a, b, x, lambda _, log_rest: log_rest - mean)
+
+
 gamma_family = {
     lax.lgamma_p: formula(lambda ct, x: mul(ct, lax.digamma(x))),
     lax.digamma_p: formula(lambda ct, x: mul(ct, trigamma(x))),
@@ -165,12 +209,12 @@ gamma_family = {
     ),
     # By symmetry of the second derivatives of igamma, the slope in its x is that of the density in a.
     lax.igamma_grad_a_p: by_slopes(
-        x_slope=raising(NotImplementedError, "igamma and igammac have no second derivative with respect to a"),
+        x_slope=lambda x, y: igamma_curvature(x, y),
         y_slope=lambda x, y: mul(gamma_density(x, y), sub(log(y), lax.digamma(x))),
     ),
     lax.regularized_incomplete_beta_p: by_slopes(
-        x_slope=raising(ValueError, "betainc has no derivative with respect to a; differentiate by x only"),
-        y_slope=raising(ValueError, "betainc has no derivative with respect to b; differentiate by x only"),
+        x_slope=lambda x, y, z: betainc_slope_a(x, y, z),
+        y_slope=lambda x, y, z: betainc_slope_b(x, y, z),
         z_slope=lambda x, y, z: beta_density(x, y, z),
     ),
 }

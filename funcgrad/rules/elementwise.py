@@ -44,7 +44,7 @@ arithmetic = {
     lax.mul_p: broadcasting(scale, lambda ct, x, y_aval, *, out_dtype: scale(ct, x, y_aval, out_dtype=out_dtype)),
     # -out/y rather than -x/y^2: the square over- and underflows long before the quotient does.
     lax.div_p: broadcasting(lambda ct, y: div(ct, y), lambda ct, out, y: neg(div(mul(ct, out), y))),
-    # x - out is a multiple of y but for its last digit; x / y may be rounded up to a whole number that it does not reach.
+    # x - out is a multiple of y but for its last digit. x / y may be rounded up to a number that it does not reach.
     lax.rem_p: broadcasting(
         lambda ct: ct,
         lambda ct, quotient: neg(mul(ct, quotient)),
@@ -124,8 +124,14 @@ exponentials = {
     lax.tanh_p: formula(tanh, kept=operand_or_out),
 }
 
-# Trigonometric and hyperbolic functions. 1 - x^2 is taken as (1 - x)(1 + x), which keeps its digits near one. Where a
-# square would overflow or vanish, operands are scaled; what they are scaled by has no part in the derivative.
+# Trigonometric and hyperbolic functions. Where a square would overflow or vanish, operands are scaled; what they are
+# scaled by has no part in the derivative.
+
+
+def one_less_square(x):
+    """1 - x^2, as a product where its digits cancel; elsewhere those of the product's derivative do."""
+    product = mul(sub(const(x, 1), x), add(const(x, 1), x))
+    return lax.select(lax.lt(lax.abs(x), const(lax.abs(x), 0.5)), sub(const(x, 1), square(x)), product)
 
 
 def top(x):
@@ -147,8 +153,9 @@ def reciprocal(x):
 
 
 def is_large(x):
-    """Whether 1 + x^2 is x^2 to all digits; it overflows a little later."""
-    return lax.gt(lax.abs(x), const(lax.abs(x), 2.0 ** (top(x) // 2 - 2)))
+    """Whether 1 + x^2 is x^2 to all digits, or overflows."""
+    bound = min(1 / float(jnp.finfo(x.dtype).eps), 2.0 ** (top(x) // 2 - 2))
+    return lax.gt(lax.abs(x), const(lax.abs(x), bound))
 
 
 def over_one_and_square(ct, x):
@@ -160,7 +167,7 @@ def over_one_and_square(ct, x):
 
 def over_root_of_one_and_square(x):
     """1 / sqrt(1 + x^2)"""
-    scale = lax.select(is_large(x), full_like(x, 2.0 ** -(3 * top(x) // 4)), full_like(x, 1))
+    scale = lax.select(is_large(x), full_like(x, 2.0 ** -(top(x) // 2)), full_like(x, 1))
     return mul(lax.rsqrt(add(square(mul(x, scale)), square(scale))), scale)
 
 
@@ -168,8 +175,8 @@ trigonometric = {
     lax.sin_p: formula(lambda ct, x, *, accuracy: mul(ct, lax.cos(x, accuracy=accuracy))),
     lax.cos_p: formula(lambda ct, x, *, accuracy: neg(mul(ct, lax.sin(x, accuracy=accuracy)))),
     lax.tan_p: formula(lambda ct, out: mul(ct, add(const(out, 1), square(out)))),
-    lax.asin_p: formula(lambda ct, x: mul(ct, lax.rsqrt(mul(sub(const(x, 1), x), add(const(x, 1), x))))),
-    lax.acos_p: formula(lambda ct, x: neg(mul(ct, lax.rsqrt(mul(sub(const(x, 1), x), add(const(x, 1), x)))))),
+    lax.asin_p: formula(lambda ct, x: mul(ct, lax.rsqrt(one_less_square(x)))),
+    lax.acos_p: formula(lambda ct, x: neg(mul(ct, lax.rsqrt(one_less_square(x))))),
     lax.atan_p: formula(lambda ct, x: over_one_and_square(ct, x)),
     lax.atan2_p: by_slopes(
         x_slope=lambda x, y: over_squares(y, x, y),
@@ -179,7 +186,7 @@ trigonometric = {
     lax.cosh_p: formula(lambda ct, x: mul(ct, lax.sinh(x))),
     lax.asinh_p: formula(lambda ct, x: mul(ct, over_root_of_one_and_square(x))),
     lax.acosh_p: formula(lambda ct, x: mul(ct, mul(lax.rsqrt(sub(x, const(x, 1))), lax.rsqrt(add(x, const(x, 1)))))),
-    lax.atanh_p: formula(lambda ct, x: div(ct, mul(sub(const(x, 1), x), add(const(x, 1), x)))),
+    lax.atanh_p: formula(lambda ct, x: div(ct, one_less_square(x))),
 }
 
 # Choices. Each equal operand of a maximum or minimum gets half.

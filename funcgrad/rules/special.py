@@ -137,11 +137,17 @@ def beta_density(a, b, x):
 
 
 def trigamma(x):
-    """ψ'(x), for negative x by reflection: (π / sin πx)² - ψ'(1 - x). The primitive is infinite below -9."""
+    """ψ'(x), for negative x by reflection: (π / sin πx)² - ψ'(1 - x). The primitive is infinite below -9.
+
+    For large x it is 1/x + 1/2x², of which the primitive computes powers that vanish before it does.
+    """
     reflected = lax.bitwise_and(lax.lt(x, const(x, 0)), lax.is_finite(x))
     value = lax.polygamma(full_like(x, 1), lax.select(reflected, sub(const(x, 1), x), x))
     from_pole = lax.select(reflected, sub(x, lax.round(x)), full_like(x, 0.5))
     squared = lax.square(div(const(x, math.pi), lax.sin(mul(const(x, math.pi), from_pole))))
+    far = lax.gt(x, const(x, 1 / float(jnp.finfo(x.dtype).eps)))
+    r = div(full_like(x, 1), lax.select(far, x, full_like(x, 1)))
+    value = lax.select(far, mul(r, add(const(x, 1), mul(r, const(x, 0.5)))), value)
     return lax.select(reflected, sub(squared, value), value)
 
 

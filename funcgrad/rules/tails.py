@@ -50,7 +50,9 @@ def gamma_tail(a: Any, x: Any, density: Any, score: Score) -> Any:
     width = 1 / fall(jnp.abs(a - x), x)
     # To the right of a small x nothing falls until t is about 1.
     width = jnp.where(x < a, width, jnp.minimum(width, 1 + jnp.log1p(1 / x)))
-    return -sign * density * integral(lambda s: score(sign * s) * jnp.exp(a * sign * s - x * jnp.expm1(sign * s)), width)
+    return (
+        -sign * density * integral(lambda s: score(sign * s) * jnp.exp(a * sign * s - x * jnp.expm1(sign * s)), width)
+    )
 
 
 def beta_tail(a: Any, b: Any, x: Any, density: Any, score: Score) -> Any:

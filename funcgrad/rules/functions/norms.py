@@ -78,7 +78,7 @@ def norm_of(program: Any) -> Norm | None:
 
 @jax.custom_batching.custom_vmap
 def everywhere(mask: Any) -> Any:
-    """Whether a mask holds at all places, in all examples of a batch: a branch is taken by all, or ``vmap`` runs both."""
+    """Whether a mask holds at all places, and in all examples of a batch: else ``vmap`` runs both branches for each."""
     return lax.reduce_and(mask, range(mask.ndim))
 
 

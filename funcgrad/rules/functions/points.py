@@ -1,6 +1,7 @@
 """Functions that JAX writes in pieces, or as a product or quotient, of which no piece has the derivative at some point.
 
-Each has the derivative of the whole: that of ``sinc`` near 0, of ``i0`` and ``ldexp`` at 0, of ``spence`` at 1.
+Each has the derivative of the whole: that of ``sinc`` near 0, of ``i0`` and ``ldexp`` at 0, of ``spence`` at 1, of
+``soft_sign`` far out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jax import lax
 from funcgrad import _jax
 from funcgrad.programs.memo import memo
 from funcgrad.rules.control.carrier import Carrier
+from funcgrad.rules.control.jit import Chooser
 from funcgrad.rules.control.jit import rules as jit_rules
 from funcgrad.rules.functions.recognition import Function, call_of, location
 from funcgrad.rules.functions.rules import Formulas
@@ -33,26 +35,32 @@ def record_inside(tape, primitive, primals, tracers, params, linear):
 
 
 class Slope(Rule):
-    """A function of one array, entry by entry. Of a program that is not the function's, ``is_it`` says so."""
+    """A function of one array, entry by entry."""
 
     formula = "ct times the function's derivative"
     saved = ("x",)
 
-    def __init__(self, slope: Callable[[Any], Any], is_it: Callable[[Any], bool] = lambda program: True):
+    def __init__(self, slope: Callable[[Any], Any]):
         self.pull = jax.jit(lambda ct, x: mul(ct, slope(x)), inline=True)
-        self.is_it = is_it
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        program = params["jaxpr"]
-        x, out = program.in_avals[0], program.out_avals[0]
-        is_entrywise = (x.shape, x.dtype) == (out.shape, out.dtype)
-        if tracers[0] is None or not is_entrywise or not self.is_it(program):
+        x, out = params["jaxpr"].in_avals[0], params["jaxpr"].out_avals[0]
+        if tracers[0] is None or (x.shape, x.dtype) != (out.shape, out.dtype):
             return record_inside(tape, primitive, primals, tracers, params, linear)
         outs = tape.evaluate(primitive, primals, params, linear)
         return tape.emit(self, primitive, params, None, (primals[0],), tracers, outs)
 
     def pullback(self, node, cts):
         return [self.pull(*cts, *node.residuals)]
+
+
+class Spence(Slope, Chooser):
+    """``spence`` is not jitted itself, but is a function in pieces that has its coefficients."""
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        if linear or not is_spence(params["jaxpr"]):
+            return record_inside(tape, primitive, primals, tracers, params, linear)
+        return super().record(tape, primitive, primals, tracers, params, linear)
 
 
 class Known(Formulas):
@@ -98,9 +106,13 @@ def i0_slope(x):
 def spence_slope(x):
     """log x / (1 - x), by its series near 1"""
     u = sub(x, const(x, 1))
-    return piecewise(
-        is_beyond(u, 0.125), lambda x: div(lax.log(x), sub(const(x, 1), x)), spence_series, [2], x
-    )
+    return piecewise(is_beyond(u, 0.125), lambda x: div(lax.log(x), sub(const(x, 1), x)), spence_series, [2], x)
+
+
+@in_single
+def soft_sign_slope(x):
+    """1 / (1 + |x|)², of which the quotient's two terms leave nothing where x is large"""
+    return lax.square(div(full_like(x, 1), add(const(x, 1), lax.abs(x))))
 
 
 def spence_series(x):
@@ -109,13 +121,17 @@ def spence_series(x):
 
 @memo
 def is_spence(program: Any) -> bool:
-    """Whether a function in pieces is ``spence``, which is not jitted itself, by the coefficients in it."""
-    return any(np.shape(c) == (8,) and np.isclose(c[0], 4.65128586073990045278e-5) for c in program.consts)
+    # What JAX makes of a program, such as half of its derivative, has no names of arguments.
+    names = program.jaxpr.debug_info.arg_names
+    return names is not None and any(
+        np.shape(c) == (8,) and np.isclose(c[0], 4.651285860739905e-5) for c in program.consts
+    )
 
 
 rules = {
     location(jnp.sinc): Slope(sinc_slope),
     location(jnp.i0): Slope(i0_slope),
-    location(_jax.piecewise): Slope(spence_slope, is_spence),
+    location(jax.nn.soft_sign): Slope(soft_sign_slope),
+    location(_jax.piecewise): Spence(spence_slope),
     location(jnp.ldexp): Known(Function(jnp.ldexp), [lambda ct, y: jnp.ldexp(ct, y), None], {}),
 }

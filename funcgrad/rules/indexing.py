@@ -107,7 +107,7 @@ def read(ct, y, z_aval, *, dimension_numbers, indices_are_sorted, unique_indices
 
 
 # Multiplying. With repeated indices an update of a product has the product of the others for a slope. It is found
-# without dividing by what may be zero: updates are sorted by the entry they go to, and each group of them is multiplied.
+# without dividing by what may be zero: updates are sorted by the entry they go to, and each group is multiplied.
 
 
 def multiplied_in_groups(x, indices, z, **params):

@@ -199,7 +199,7 @@ def test_spence_and_sinc_are_right_on_both_sides_of_their_series(x, double):
     np.testing.assert_allclose(both(fg.grad(special.spence), x), float(right), rtol=1e-12)
     t = mpmath.mpf(x) * 0.57
     right = mpmath.cospi(t) / t - mpmath.sincpi(t) / t
-    if x < 1e3:
+    if 1e-3 < x < 1e3:
         np.testing.assert_allclose(both(fg.grad(jnp.sinc), float(t)), float(right), rtol=1e-11)
 
 

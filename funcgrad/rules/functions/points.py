@@ -23,7 +23,6 @@ from funcgrad.rules.control.jit import rules as jit_rules
 from funcgrad.rules.functions.recognition import Function, call_of, location
 from funcgrad.rules.functions.rules import Formulas
 from funcgrad.rules.numbers import const, full_like
-from funcgrad.rules.rule import Rule
 from funcgrad.rules.special import in_single, is_beyond, piecewise, power_series
 
 add, sub, mul, div = lax.add, lax.sub, lax.mul, lax.div
@@ -34,27 +33,21 @@ def record_inside(tape, primitive, primals, tracers, params, linear):
     return Carrier.record(jit_rules[_jax.jit_p], tape, primitive, primals, tracers, params, linear)
 
 
-class Slope(Rule):
-    """A function of one array, entry by entry."""
+class Known(Formulas):
+    """Formulas of a function where a call of it can be followed, and else what is inside."""
 
-    formula = "ct times the function's derivative"
-    saved = ("x",)
-
-    def __init__(self, slope: Callable[[Any], Any]):
-        self.pull = jax.jit(lambda ct, x: mul(ct, slope(x)), inline=True)
+    def __init__(self, function: Any, *functions: Callable | None):
+        super().__init__(Function(function), functions, {})
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        x, out = params["jaxpr"].in_avals[0], params["jaxpr"].out_avals[0]
-        if tracers[0] is None or (x.shape, x.dtype) != (out.shape, out.dtype):
+        try:
+            call_of(params["jaxpr"], self.function)
+        except NotImplementedError:
             return record_inside(tape, primitive, primals, tracers, params, linear)
-        outs = tape.evaluate(primitive, primals, params, linear)
-        return tape.emit(self, primitive, params, None, (primals[0],), tracers, outs)
-
-    def pullback(self, node, cts):
-        return [self.pull(*cts, *node.residuals)]
+        return super().record(tape, primitive, primals, tracers, params, linear)
 
 
-class Spence(Slope, Chooser):
+class Spence(Known, Chooser):
     """``spence`` is not jitted itself, but is a function in pieces that has its coefficients."""
 
     def record(self, tape, primitive, primals, tracers, params, linear):
@@ -63,15 +56,10 @@ class Spence(Slope, Chooser):
         return super().record(tape, primitive, primals, tracers, params, linear)
 
 
-class Known(Formulas):
-    """Formulas of a function where a call of it can be followed, and else what is inside."""
-
-    def record(self, tape, primitive, primals, tracers, params, linear):
-        try:
-            call_of(params["jaxpr"], self.function)
-        except NotImplementedError:
-            return record_inside(tape, primitive, primals, tracers, params, linear)
-        return super().record(tape, primitive, primals, tracers, params, linear)
+def slope(of: Callable[[Any], Any]) -> Callable:
+    """A formula, compiled as one, that multiplies by a function of the argument."""
+    times = jax.jit(lambda ct, x: mul(ct, of(x)), inline=True)
+    return lambda ct, x: times(ct, x)
 
 
 #: of d/dt (sin t / t) = t Σ c_k t^2k
@@ -121,17 +109,18 @@ def spence_series(x):
 
 @memo
 def is_spence(program: Any) -> bool:
+    known = None if _jax.is_own_program(program) else _jax.batching_of(program)
+    if known is not None:
+        return is_spence(known[0])
     # What JAX makes of a program, such as half of its derivative, has no names of arguments.
     names = program.jaxpr.debug_info.arg_names
-    return names is not None and any(
-        np.shape(c) == (8,) and np.isclose(c[0], 4.651285860739905e-5) for c in program.consts
-    )
+    return names is not None and any(np.shape(c) == (8,) and np.isclose(c[0], 4.65128586e-5) for c in program.consts)
 
 
 rules = {
-    location(jnp.sinc): Slope(sinc_slope),
-    location(jnp.i0): Slope(i0_slope),
-    location(jax.nn.soft_sign): Slope(soft_sign_slope),
-    location(_jax.piecewise): Spence(spence_slope),
-    location(jnp.ldexp): Known(Function(jnp.ldexp), [lambda ct, y: jnp.ldexp(ct, y), None], {}),
+    location(jnp.sinc): Known(jnp.sinc, slope(sinc_slope)),
+    location(jnp.i0): Known(jnp.i0, slope(i0_slope)),
+    location(jnp.ldexp): Known(jnp.ldexp, lambda ct, y: jnp.ldexp(ct, y), None),
+    location(jax.nn.soft_sign): Known(jax.nn.soft_sign, slope(soft_sign_slope)),
+    location(_jax.piecewise): Spence(_jax.piecewise, slope(spence_slope)),
 }

@@ -149,7 +149,7 @@ NARROWER = frozenset(TORCH_DTYPES) - {np.dtype(np.float64)}
 
 def computes(key: Any, rule: Rule) -> bool:
     """Whether a rule is that of an operation on numbers, which can be done in any precision."""
-    return isinstance(rule, Formula | Joint) and key is not lax.bitcast_convert_type_p and not isinstance(key, str)
+    return isinstance(rule, Formula | Joint) and key is not lax.bitcast_convert_type_p
 
 
 def in_float64(rule: Rule, tape: Any, primitive: Any, primals: Any, tracers: Any, params: Any, linear: bool) -> Any:

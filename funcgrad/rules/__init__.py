@@ -20,6 +20,7 @@ from funcgrad.rules import (
 )
 from funcgrad.rules.control import calls, cond, custom, foreign, jit, refs, remat, scan, shard_map, while_loop
 from funcgrad.rules.control.while_loop import While
+from funcgrad.rules.functions import norms, points
 from funcgrad.rules.rule import Formula, Joint, Rule, Wrapped, broadcasting, formula, joint, no_derivative
 from funcgrad.rules.table import RuleTable
 from funcgrad.rules.tables import degenerate as of_equal_values
@@ -77,6 +78,8 @@ families = (
     collectives,
     shard_map,
     foreign,
+    norms,
+    points,
 )
 
 #: Every rule the library has.

@@ -6,6 +6,7 @@ without conjugation.
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.interpreters.ad import add_jaxvals_p
@@ -43,10 +44,11 @@ arithmetic = {
     lax.mul_p: broadcasting(scale, lambda ct, x, y_aval, *, out_dtype: scale(ct, x, y_aval, out_dtype=out_dtype)),
     # -out/y rather than -x/y^2: the square over- and underflows long before the quotient does.
     lax.div_p: broadcasting(lambda ct, y: div(ct, y), lambda ct, out, y: neg(div(mul(ct, out), y))),
+    # x - out is a multiple of y but for its last digit. x / y may be rounded up to a number that it does not reach.
     lax.rem_p: broadcasting(
         lambda ct: ct,
         lambda ct, quotient: neg(mul(ct, quotient)),
-        quotient=lambda x, y: mul(lax.sign(div(x, y)), lax.floor(lax.abs(div(x, y)))),
+        quotient=lambda x, y, out: lax.round(div(sub(x, out), y)),
     ),
 }
 
@@ -67,6 +69,8 @@ def integer_power(ct, x, *, y):
         return full_like(ct, 0)
     if y == 1:
         return ct
+    if y < 0:  # x^(y-1) vanishes before the product does.
+        return mul(div(mul(ct, const(x, y)), x), lax.integer_pow(x, y))
     return mul(ct, mul(const(x, y), x if y == 2 else lax.integer_pow(x, y - 1)))
 
 
@@ -78,7 +82,7 @@ powers = {
         y_slope=lambda x, out: mul(lax.log(nonzero(x)), out),
     ),
     lax.sqrt_p: formula(lambda ct, out: mul(ct, div(const(out, 0.5), out))),
-    lax.rsqrt_p: formula(lambda ct, slope: mul(ct, slope), slope=lambda x, out: mul(const(x, -0.5), div(out, x))),
+    lax.rsqrt_p: formula(lambda ct, out: mul(mul(mul(ct, mul(const(out, -0.5), out)), out), out)),
     lax.cbrt_p: formula(lambda ct, out: mul(ct, mul(const(out, 1 / 3), lax.integer_pow(out, -2)))),
 }
 
@@ -112,7 +116,7 @@ def tanh(ct, kept, *, accuracy):
 
 exponentials = {
     lax.exp_p: formula(lambda ct, out: mul(ct, out)),
-    lax.exp2_p: formula(lambda ct, out: mul(const(out, np.log(2)), mul(ct, out))),
+    lax.exp2_p: formula(lambda ct, out: mul(mul(ct, const(out, np.log(2))), out)),
     lax.expm1_p: formula(expm1, kept=operand_or_out),
     lax.log_p: formula(lambda ct, x: div(ct, x)),
     lax.log1p_p: formula(lambda ct, x: div(ct, add(x, const(x, 1)))),
@@ -120,24 +124,69 @@ exponentials = {
     lax.tanh_p: formula(tanh, kept=operand_or_out),
 }
 
-# Trigonometric and hyperbolic functions. 1 - x^2 is taken as (1 - x)(1 + x), which keeps its digits near one.
+# Trigonometric and hyperbolic functions. Where a square would overflow or vanish, operands are scaled; what they are
+# scaled by has no part in the derivative.
+
+
+def one_less_square(x):
+    """1 - x^2, as a product where its digits cancel; elsewhere those of the product's derivative do."""
+    product = mul(sub(const(x, 1), x), add(const(x, 1), x))
+    return lax.select(lax.lt(lax.abs(x), const(lax.abs(x), 0.5)), sub(const(x, 1), square(x)), product)
+
+
+def top(x):
+    """The exponent at which numbers of the dtype overflow."""
+    return int(jnp.finfo(x.dtype).maxexp)
+
+
+def over_squares(numerator, x, y):
+    """numerator / (x^2 + y^2)"""
+    shrink = reciprocal(lax.stop_gradient(lax.max(*together(lax.abs(x), lax.abs(y)))))
+    shrink = lax.max(shrink, const(shrink, jnp.finfo(shrink.dtype).tiny))
+    squares = add(square(mul(x, shrink)), square(mul(y, shrink)))
+    return mul(div(mul(numerator, shrink), squares), shrink)
+
+
+def reciprocal(x):
+    """1 / x, to multiply by: of quotients one after the other XLA makes one by the product of the divisors."""
+    return div(full_like(x, 1), x)
+
+
+def is_large(x):
+    """Whether 1 + x^2 is x^2 to all digits, or overflows."""
+    bound = min(1 / float(jnp.finfo(x.dtype).eps), 2.0 ** (top(x) // 2 - 2))
+    return lax.gt(lax.abs(x), const(lax.abs(x), bound))
+
+
+def over_one_and_square(ct, x):
+    """ct / (1 + x^2)"""
+    large = is_large(x)
+    over = div(ct, lax.select(large, x, add(const(x, 1), square(x))))
+    return mul(over, reciprocal(lax.select(large, x, full_like(x, 1))))
+
+
+def over_root_of_one_and_square(x):
+    """1 / sqrt(1 + x^2)"""
+    scale = lax.select(is_large(x), full_like(x, 2.0 ** -(top(x) // 2)), full_like(x, 1))
+    return mul(lax.rsqrt(add(square(mul(x, scale)), square(scale))), scale)
+
 
 trigonometric = {
     lax.sin_p: formula(lambda ct, x, *, accuracy: mul(ct, lax.cos(x, accuracy=accuracy))),
     lax.cos_p: formula(lambda ct, x, *, accuracy: neg(mul(ct, lax.sin(x, accuracy=accuracy)))),
     lax.tan_p: formula(lambda ct, out: mul(ct, add(const(out, 1), square(out)))),
-    lax.asin_p: formula(lambda ct, x: mul(ct, lax.rsqrt(mul(sub(const(x, 1), x), add(const(x, 1), x))))),
-    lax.acos_p: formula(lambda ct, x: neg(mul(ct, lax.rsqrt(mul(sub(const(x, 1), x), add(const(x, 1), x)))))),
-    lax.atan_p: formula(lambda ct, x: div(ct, add(const(x, 1), square(x)))),
+    lax.asin_p: formula(lambda ct, x: mul(ct, lax.rsqrt(one_less_square(x)))),
+    lax.acos_p: formula(lambda ct, x: neg(mul(ct, lax.rsqrt(one_less_square(x))))),
+    lax.atan_p: formula(lambda ct, x: over_one_and_square(ct, x)),
     lax.atan2_p: by_slopes(
-        x_slope=lambda x, y: div(y, add(square(x), square(y))),
-        y_slope=lambda x, y: neg(div(x, add(square(x), square(y)))),
+        x_slope=lambda x, y: over_squares(y, x, y),
+        y_slope=lambda x, y: neg(over_squares(x, x, y)),
     ),
     lax.sinh_p: formula(lambda ct, x: mul(ct, lax.cosh(x))),
     lax.cosh_p: formula(lambda ct, x: mul(ct, lax.sinh(x))),
-    lax.asinh_p: formula(lambda ct, x: mul(ct, lax.rsqrt(add(square(x), const(x, 1))))),
+    lax.asinh_p: formula(lambda ct, x: mul(ct, over_root_of_one_and_square(x))),
     lax.acosh_p: formula(lambda ct, x: mul(ct, mul(lax.rsqrt(sub(x, const(x, 1))), lax.rsqrt(add(x, const(x, 1)))))),
-    lax.atanh_p: formula(lambda ct, x: div(ct, mul(sub(const(x, 1), x), add(const(x, 1), x)))),
+    lax.atanh_p: formula(lambda ct, x: div(ct, one_less_square(x))),
 }
 
 # Choices. Each equal operand of a maximum or minimum gets half.
@@ -214,6 +263,7 @@ conversions = {
         lambda ct, *, exponent_bits, mantissa_bits: lax.reduce_precision(ct, exponent_bits, mantissa_bits)
     ),
     lax.copy_p: formula(lambda ct: ct),
+    lax.nextafter_p: broadcasting(lambda ct: ct, None),
 }
 
 # Outputs that do not move with their operands, or are not numbers.

@@ -14,6 +14,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
+from funcgrad.rules.control.rewriting import Recompute
 from funcgrad.rules.numbers import const, counting, extent, full_like, nonzero
 from funcgrad.rules.rule import Formula, formula, joint
 from funcgrad.rules.signature import shape_of
@@ -104,13 +105,46 @@ def read(ct, y, z_aval, *, dimension_numbers, indices_are_sorted, unique_indices
     )
 
 
-# With repeated indices an update of a product has the product of the others for a slope, which is not at hand.
+# Multiplying. With repeated indices an update of a product has the product of the others for a slope. It is found
+# without dividing by what may be zero: updates are sorted by the entry they go to, and each group is multiplied.
 
 
-def multiplied(x, y, z_aval, *, unique_indices, **params):
-    if not unique_indices:
-        raise NotImplementedError("scatter_mul gradients are only implemented if `unique_indices=True`")
-    return read(x, y, z_aval, unique_indices=True, **params)
+def multiplied_in_groups(x, indices, z, **params):
+    """The scatter as the operand times the product, at each of its entries, of the updates that go there."""
+    count = math.prod(z.shape)
+    if not count or not x.size:
+        return [x]
+    dtype = np.int32 if x.size + count < np.iinfo(np.int32).max else np.int64
+    entries = lax.add(lax.reshape(lax.iota(dtype, x.size), x.shape), lax.full(x.shape, 1, dtype))
+    goals = lax.reshape(read(entries, indices, z, **params), [count])
+    goals, z = lax.sort((goals, lax.reshape(z, [count])), num_keys=1)
+    changes, outside = lax.ne(goals[1:], goals[:-1]), lax.full((1,), True)
+    starts, ends = lax.concatenate([outside, changes], 0), lax.concatenate([changes, outside], 0)
+
+    def combine(before, after):
+        (some, product), (starts, other) = before, after
+        return lax.bitwise_or(some, starts), lax.select(starts, other, lax.mul(product, other))
+
+    products = lax.associative_scan(combine, (starts, z))[1]
+    nowhere = lax.add(lax.iota(dtype, count), lax.full((count,), x.size + 1, dtype))
+    goals = lax.expand_dims(lax.select(ends, goals, nowhere), [1])
+    numbers = lax.ScatterDimensionNumbers((), (0,), (0,))
+    ones, how = lax.full((x.size + 1,), 1, x.dtype), lax.GatherScatterMode.FILL_OR_DROP
+    factors = lax.scatter(ones, goals, products, numbers, unique_indices=True, mode=how)
+    # Updates that are dropped go to an entry before the first.
+    return [lax.mul(x, lax.reshape(factors[1:], x.shape))]
+
+
+in_groups = Recompute(multiplied_in_groups)
+
+
+class ScatterMul(Formula):
+    """Formulas where no two updates meet, products of groups of updates where some may."""
+
+    def record(self, tape, primitive, primals, tracers, params, linear):
+        if tracers[2] is None or params["unique_indices"] or is_single(primals[2], **params):
+            return super().record(tape, primitive, primals, tracers, params, linear)
+        return in_groups.record(tape, primitive, primals, tracers, params, linear)
 
 
 # Replacing. Where indices repeat it is not specified which update wins, so numbers are scattered to find the winners,
@@ -196,11 +230,14 @@ rules = {
     lax.scatter_sub_p: formula(
         lambda ct: ct, None, lambda ct, y, z_aval, **params: lax.neg(read(ct, y, z_aval, **params))
     ),
-    lax.scatter_mul_p: formula(
-        lambda ct, y, z, **params: lax.scatter_mul(ct, y, z, **place(params)),
-        None,
-        lambda ct, y, z_aval, multiplied, **params: lax.mul(read(ct, y, z_aval, **params), multiplied),
-        multiplied=multiplied,
+    lax.scatter_mul_p: ScatterMul(
+        [
+            lambda ct, y, z, **params: lax.scatter_mul(ct, y, z, **place(params)),
+            None,
+            lambda ct, y, z_aval, multiplied, **params: lax.mul(read(ct, y, z_aval, **params), multiplied),
+        ],
+        {"multiplied": lambda x, y, z_aval, **params: read(x, y, z_aval, **params)},
+        broadcasts=False,
     ),
     lax.scatter_min_p: joint(choose, winners=attained),
     lax.scatter_max_p: joint(choose, winners=attained),

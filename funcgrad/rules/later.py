@@ -11,7 +11,7 @@ from funcgrad import _jax
 from funcgrad.rules.collectives import gather_to_source
 from funcgrad.rules.numbers import const
 from funcgrad.rules.plan import unbroadcast
-from funcgrad.rules.rule import broadcasting, formula, joint
+from funcgrad.rules.rule import formula, joint
 
 
 def polynomial(ct, xs, active, **params):
@@ -31,14 +31,12 @@ def polynomial(ct, xs, active, **params):
 
 
 found: dict[Any, Any] = {
-    _jax.log2_p: formula(lambda ct, x: lax.div(ct, lax.mul(x, const(x, math.log(2))))),
+    _jax.log2_p: formula(lambda ct, x: lax.mul(lax.div(ct, x), const(x, 1 / math.log(2)))),
     _jax.one_minus_square_p: formula(lambda ct, x: lax.mul(ct, lax.mul(const(x, -2), x))),
     _jax.polynomial_p: joint(polynomial),
     _jax.pbroadcast_dynamic_p: formula(
         lambda ct, y, *, axis_name: gather_to_source(ct, axis_name=axis_name, source=y), None
     ),
 }
-if lax.nextafter_p in _jax.foreign_jvps:
-    found[lax.nextafter_p] = broadcasting(lambda ct: ct, None)
 
 rules = {primitive: rule for primitive, rule in found.items() if primitive is not None}

@@ -13,6 +13,7 @@ from jax.random import random_gamma_p
 from funcgrad.rules.elementwise import TIMES_SLOPE, by_slopes
 from funcgrad.rules.numbers import const, convert, full_like, together
 from funcgrad.rules.rule import formula
+from funcgrad.rules.tails import beta_tail, gamma_tail
 
 add, sub, mul, div, neg, exp, log = lax.add, lax.sub, lax.mul, lax.div, lax.neg, lax.exp, lax.log
 
@@ -136,12 +137,61 @@ def beta_density(a, b, x):
 
 
 def trigamma(x):
-    """ψ'(x), for negative x by reflection: (π / sin πx)² - ψ'(1 - x). The primitive is infinite below -9."""
+    """ψ'(x), for negative x by reflection: (π / sin πx)² - ψ'(1 - x). The primitive is infinite below -9.
+
+    For large x it is 1/x + 1/2x², of which the primitive computes powers that vanish before it does.
+    """
     reflected = lax.bitwise_and(lax.lt(x, const(x, 0)), lax.is_finite(x))
     value = lax.polygamma(full_like(x, 1), lax.select(reflected, sub(const(x, 1), x), x))
     from_pole = lax.select(reflected, sub(x, lax.round(x)), full_like(x, 0.5))
     squared = lax.square(div(const(x, math.pi), lax.sin(mul(const(x, math.pi), from_pole))))
+    far = lax.gt(x, const(x, 1 / float(jnp.finfo(x.dtype).eps)))
+    r = div(full_like(x, 1), lax.select(far, x, full_like(x, 1)))
+    value = lax.select(far, mul(r, add(const(x, 1), mul(r, const(x, 0.5)))), value)
     return lax.select(reflected, sub(squared, value), value)
+
+
+# Log density's derivative in a parameter, the score, is log t less its mean.
+
+
+def interior(f, low, high):
+    """``f`` of parameters and x where x is between its bounds, 0 elsewhere; NaN for what is not a distribution."""
+
+    @in_single
+    def guarded(*operands):
+        *parameters, x = operands
+        inside = lax.bitwise_and(lax.gt(x, const(x, low)), lax.lt(x, const(x, high)))
+        value = lax.select(inside, f(*parameters, lax.select(inside, x, full_like(x, 0.5))), full_like(x, 0))
+        valid = lax.bitwise_and(lax.ge(x, const(x, low)), lax.le(x, const(x, high)))
+        for a in parameters:
+            valid = lax.bitwise_and(valid, lax.gt(a, const(a, 0)))
+        return lax.select(valid, value, full_like(x, np.nan))
+
+    return guarded
+
+
+@functools.partial(interior, low=0, high=np.inf)
+def igamma_curvature(a, x):
+    """d²P(a, x)/da²"""
+    mean, spread = sub(lax.digamma(a), log(x)), trigamma(a)
+    return gamma_tail(a, x, mul(x, gamma_density(a, x)), lambda log_t: jnp.square(log_t - mean) - spread)
+
+
+def beta_slope(a, b, x, score):
+    density = mul(mul(x, sub(const(x, 1), x)), beta_density(a, b, x))
+    return beta_tail(a, b, x, density, score)
+
+
+@functools.partial(interior, low=0, high=1)
+def betainc_slope_a(a, b, x):
+    mean = sub(sub(lax.digamma(a), lax.digamma(add(a, b))), log(x))
+    return beta_slope(a, b, x, lambda log_t, _: log_t - mean)
+
+
+@functools.partial(interior, low=0, high=1)
+def betainc_slope_b(a, b, x):
+    mean = sub(sub(lax.digamma(b), lax.digamma(add(a, b))), lax.log1p(neg(x)))
+    return beta_slope(a, b, x, lambda _, log_rest: log_rest - mean)
 
 
 gamma_family = {
@@ -165,12 +215,12 @@ gamma_family = {
     ),
     # By symmetry of the second derivatives of igamma, the slope in its x is that of the density in a.
     lax.igamma_grad_a_p: by_slopes(
-        x_slope=raising(NotImplementedError, "igamma and igammac have no second derivative with respect to a"),
+        x_slope=lambda x, y: igamma_curvature(x, y),
         y_slope=lambda x, y: mul(gamma_density(x, y), sub(log(y), lax.digamma(x))),
     ),
     lax.regularized_incomplete_beta_p: by_slopes(
-        x_slope=raising(ValueError, "betainc has no derivative with respect to a; differentiate by x only"),
-        y_slope=raising(ValueError, "betainc has no derivative with respect to b; differentiate by x only"),
+        x_slope=lambda x, y, z: betainc_slope_a(x, y, z),
+        y_slope=lambda x, y, z: betainc_slope_b(x, y, z),
         z_slope=lambda x, y, z: beta_density(x, y, z),
     ),
 }
@@ -218,7 +268,8 @@ error_functions = {
     lax.erf_inv_p: formula(lambda ct, out: mul(ct, mul(const(out, math.sqrt(math.pi) / 2), exp(lax.square(out))))),
 }
 
-# Exponentially scaled Bessel functions, i_n(x) = e^-|x| I_n(x): I_0' = I_1 and I_1' = I_0 - I_1 / x.
+# Exponentially scaled Bessel functions, i_n(x) = e^-|x| I_n(x): I_0' = I_1 and I_1' = I_0 - I_1 / x. At 0 they have the
+# slopes to the right, as |x| has, so that those of e^|x| i_n(x) are right to all orders.
 
 ASYMPTOTIC = 100.0
 
@@ -237,6 +288,10 @@ def is_beyond(x, bound):
     return lax.gt(lax.abs(x), const(x, bound))
 
 
+def side(x):
+    return lax.select(lax.ge(x, const(x, 0)), full_like(x, 1), full_like(x, -1))
+
+
 def asymptotic_gap(x):
     """i_0 - i_1 at |x|. It is i_0 / 2x, and the difference of the two is 2x ε off."""
     x = lax.abs(x)
@@ -248,8 +303,8 @@ def asymptotic_gap(x):
 def bessel_i0e_slope(x):
     return piecewise(
         is_beyond(x, ASYMPTOTIC),
-        lambda x: neg(mul(lax.sign(x), asymptotic_gap(x))),
-        lambda x: sub(lax.bessel_i1e(x), mul(lax.sign(x), lax.bessel_i0e(x))),
+        lambda x: neg(mul(side(x), asymptotic_gap(x))),
+        lambda x: sub(lax.bessel_i1e(x), mul(side(x), lax.bessel_i0e(x))),
         [ASYMPTOTIC],
         x,
     )
@@ -260,14 +315,14 @@ def bessel_i1e_slope(x):
     gap = piecewise(
         is_beyond(x, ASYMPTOTIC),
         asymptotic_gap,
-        lambda x: sub(lax.bessel_i0e(x), mul(lax.sign(x), lax.bessel_i1e(x))),
+        lambda x: sub(lax.bessel_i0e(x), mul(side(x), lax.bessel_i1e(x))),
         [ASYMPTOTIC],
         x,
     )
     ratio = piecewise(
         is_beyond(x, 1.0),
         lambda x: div(lax.bessel_i1e(x), x),
-        lambda x: mul(exp(neg(mul(lax.sign(x), x))), power_series(lax.square(x), RATIO)),
+        lambda x: mul(exp(neg(mul(side(x), x))), power_series(lax.square(x), RATIO)),
         [1],
         x,
     )

@@ -122,6 +122,7 @@ elementwise = [
     of(lax.convert_element_type_p, lambda x: lax.convert_element_type(x, np.float32), draw(3)),
     of(lax.reduce_precision_p, lambda x: lax.reduce_precision(x, 8, 10), draw(3)),
     of(lax.copy_p, lax.copy_p.bind, draw(3)),
+    of(lax.nextafter_p, lax.nextafter, draw(3), draw(3), order=0),
 ]
 
 # Special functions.

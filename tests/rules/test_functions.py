@@ -145,13 +145,18 @@ def test_a_custom_vjp_function_keeps_its_own_and_what_that_computes_has_the_rule
 
 
 def test_half_of_a_derivative_is_not_the_function():
-    """The outer gradient has another rule for norm, but what it differentiates is a gradient."""
+    """The outer gradient has another rule for the function, but what it differentiates is a gradient."""
+
+    @jax.jit
+    def length(x):
+        return jnp.sqrt(jnp.sum(x * x))
+
     x = X[1]
-    inner = lambda x: jnp.sum(jnp.sin(fg.grad(norm)(x)))  # noqa: E731
-    outer = fg.grad(jax.jit(inner), rules=table({norm: lambda ct: ct * np.nan}))(x)
+    inner = lambda x: jnp.sum(jnp.sin(fg.grad(length)(x)))  # noqa: E731
+    outer = fg.grad(jax.jit(inner), rules=table({length: lambda ct: ct * np.nan}))(x)
     np.testing.assert_allclose(outer, fg.grad(inner)(x), rtol=1e-6)
-    by_jax = lambda x: jnp.sum(jnp.sin(jax.grad(norm)(x)))  # noqa: E731
-    np.testing.assert_allclose(fg.grad(by_jax, rules=table({norm: lambda ct: ct * np.nan}))(x), outer, rtol=1e-6)
+    by_jax = lambda x: jnp.sum(jnp.sin(jax.grad(length)(x)))  # noqa: E731
+    np.testing.assert_allclose(fg.grad(by_jax, rules=table({length: lambda ct: ct * np.nan}))(x), outer, rtol=1e-6)
 
 
 def test_a_jitted_transformation_of_a_function_is_not_the_function():
@@ -545,9 +550,10 @@ def test_what_jax_forgot_how_it_was_batched_is_an_error():
 def test_a_table_has_functions_among_its_keys():
     rule = formula(lambda ct: ct)
     one = table({jnp.clip: lambda ct: ct, lax.sin_p: rule})
-    assert jnp.clip in one and jnp.clip not in fg.rules.default and norm not in one
-    assert one.get(jnp.clip) is one[jnp.clip] and one.get(norm) is None and one.get(lax.sin_p) is rule
+    assert jnp.clip in one and jnp.clip not in fg.rules.default and quantise not in one
+    assert one.get(jnp.clip) is one[jnp.clip] and one.get(quantise) is None and one.get(lax.sin_p) is rule
     assert one[lax.sin_p] is rule and len(one) == len(fg.rules.default) + 1
-    assert repr(one) == f"RuleTable({len(fg.rules.default)} primitives, 1 functions)"
+    functions = len(fg.rules.default.functions)
+    assert repr(one) == f"RuleTable({len(fg.rules.default) - functions} primitives, {functions + 1} functions)"
     assert RuleTable(dict(one), one.fallback) == one and hash(one) == hash(RuleTable(dict(one)))
     assert one.override({norm: lambda ct: ct})[jnp.clip] is one[jnp.clip]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import Primitive, jaxprs_in_params
 
 import funcgrad as fg
 from funcgrad.rules.control.calls import Effect, Refused
@@ -23,7 +23,8 @@ def has_derivative(rule) -> bool:
 
 
 def test_every_rule_has_an_example_or_a_reason_for_none():
-    with_derivative = {primitive for primitive, rule in fg.rules.default.items() if has_derivative(rule)}
+    primitives = {key: rule for key, rule in fg.rules.default.items() if isinstance(key, Primitive)}
+    with_derivative = {primitive for primitive, rule in primitives.items() if has_derivative(rule)}
     shown = {example.primitive for example in examples}
     assert shown.isdisjoint(WITHOUT)
     assert {str(primitive) for primitive in with_derivative ^ (shown | set(WITHOUT))} == set()

@@ -1,0 +1,641 @@
+"""Slopes of functions of one number, and of two, right to a few ulp wherever they are normal numbers.
+
+Each function has a list of its derivatives. They are tied together: that of one in a list is computed by the next, so a
+formula made of them is as accurate when it is differentiated again, in reverse or forward mode.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from funcgrad.rules.numbers import const, full_like, together
+from funcgrad.rules.tables import accurate_doubled as doubled
+from funcgrad.rules.tables.accurate_doubled import (
+    LN2,
+    PI,
+    TWO_OVER_ROOT_PI,
+    Doubled,
+    choose,
+    constant,
+    erfcx,
+    exp,
+    expm1,
+    scaled_erf,
+    series,
+    two_product,
+    two_sum,
+)
+
+mul, div, add, sub, neg = lax.mul, lax.div, lax.add, lax.sub, lax.neg
+
+
+def widened(f: Callable) -> Callable:
+    """``f`` compiled once, of operands broadcast against each other, in float32 where their dtype is shorter."""
+
+    @jax.jit
+    def wide(*operands: Any) -> Any:
+        full = functools.reduce(lambda x, y: together(x, y)[0], operands)
+        dtype = np.float32 if jnp.finfo(full.dtype).bits < 32 else full.dtype
+        out = f(*[lax.convert_element_type(together(x, full)[0], dtype) for x in operands])
+        return lax.convert_element_type(out.value() if isinstance(out, Doubled) else out, full.dtype)
+
+    return wide
+
+
+def tied(f: Callable, *partials: Callable | None) -> Callable:
+    """``f`` with its derivatives in its operands."""
+
+    def times(slope: Callable) -> Callable:
+        return lambda t, out, *operands: mul(t, slope(*operands))
+
+    tied_f = jax.custom_jvp(widened(f))
+    tied_f.defjvps(*[None if slope is None else times(slope) for slope in partials])
+    return tied_f
+
+
+def successive(*functions: Callable) -> Callable:
+    """The first of some functions of which each is the derivative of the one before."""
+    *rest, last = functions
+    f: Callable = widened(last)
+    for g in reversed(rest):
+        f = tied(g, f)
+    return f
+
+
+def sign(x):
+    """1 or -1"""
+    return lax.select(lax.lt(x, const(x, 0)), full_like(x, -1), full_like(x, 1))
+
+
+def plain(d: Doubled) -> Any:
+    return d.value()
+
+
+def absolute(d: Doubled) -> Doubled:
+    return choose(lax.lt(d.high, const(d.high, 0)), -d, d)
+
+
+# The logistic function, whose derivatives are rational functions of e = e^-|x|, and tanh x = 2 logistic(2x) - 1.
+
+
+def logistic_value(d):
+    e = exp(-absolute(d))
+    return choose(lax.lt(d.high, const(d.high, 0)), e, constant(d.high, 1)) / (e + 1)
+
+
+def logistic_slope(d, times=1):
+    e = exp(-absolute(d))
+    return e * times / (e + 1).square()
+
+
+def logistic_curvature(d, times=1):
+    e, e_1 = exp(-absolute(d)), expm1(-absolute(d))
+    # (e / (e + 1)^2) ((1 - e) / (1 + e)): of the first factor, no more than the last one may be small.
+    return (e * times / (e + 1).square()) * (e_1 / (e + 1)) * sign(d.high)
+
+
+def logistic_third(d, times=1):
+    e = exp(-absolute(d))
+    return e * times * ((e - 4) * e + 1) / (e + 1).square().square()
+
+
+logistic = successive(
+    lambda x: logistic_slope(Doubled(x)),
+    lambda x: logistic_curvature(Doubled(x)),
+    lambda x: logistic_third(Doubled(x)),
+)
+tanh = successive(
+    lambda x: logistic_slope(Doubled(x).scaled(2), 4),
+    lambda x: logistic_curvature(Doubled(x).scaled(2), 8),
+    lambda x: logistic_third(Doubled(x).scaled(2), 16),
+)
+
+# log(e^x + e^y), whose derivatives are those of the logistic function at x - y.
+
+
+def of_difference(f):
+    def g(x, y):
+        d = two_sum(x, neg(y))
+        return f(Doubled(lax.select(lax.eq(x, y), full_like(x, 0), d.high), d.low))
+
+    return g
+
+
+logaddexp_third = widened(of_difference(logistic_curvature))
+logaddexp_third_y = widened(of_difference(lambda d: -logistic_curvature(d)))
+logaddexp_curvature = tied(of_difference(logistic_slope), logaddexp_third, logaddexp_third_y)
+logaddexp_mixed = tied(of_difference(lambda d: -logistic_slope(d)), logaddexp_third_y, logaddexp_third)
+logaddexp_x = tied(of_difference(logistic_value), logaddexp_curvature, logaddexp_mixed)
+logaddexp_y = tied(of_difference(lambda d: logistic_value(-d)), logaddexp_mixed, logaddexp_curvature)
+
+# Exponentials.
+
+exp2 = successive(*[lambda x, n=n: exp(two_product_by(x, LN2), times=LN2**n) for n in (1, 2, 3)])
+
+
+def two_product_by(x, exact):
+    return constant(x, exact) * x
+
+
+def cosh_value(x):
+    e = exp(Doubled(lax.abs(x)), times=Fraction(1, 2))
+    inverse = exp(Doubled(neg(lax.abs(x))), times=Fraction(1, 2))
+    return e + inverse
+
+
+def sinh_value(x):
+    m = expm1(Doubled(lax.min(lax.abs(x), full_like(x, 1))))
+    near = (m + m / (m + 1)).scaled(0.5)
+    far = exp(Doubled(lax.abs(x)), times=Fraction(1, 2)) - exp(Doubled(neg(lax.abs(x))), times=Fraction(1, 2))
+    return choose(lax.lt(lax.abs(x), const(x, 1)), near, far) * sign(x)
+
+
+cosh = successive(cosh_value, sinh_value, cosh_value)
+sinh = successive(sinh_value, cosh_value, sinh_value)
+
+# Roots and powers of 1 - x^2 and its like, with one rounding: of asin, acos, atan, asinh, acosh, atanh.
+
+
+def one_minus_square(x):
+    return plain(1 - two_product(x, x))
+
+
+def one_plus_square(x):
+    return plain(two_product(x, x) + 1)
+
+
+def square_minus_one(x):
+    return plain(two_product(x, x) - 1)
+
+
+def root_slopes(f, f_sign):
+    """Of 1 / sqrt(f), with f = s x^2 + ...: -s x / f^(3/2). Where x^2 is all there is, 1 / x and -s x / |x|^3."""
+
+    def split(x, near, far):
+        is_far = lax.gt(lax.abs(x), const(x, 1e9))
+        near_x = lax.select(is_far, full_like(x, 2), x)
+        return lax.select(is_far, far, near(near_x, f(near_x)))
+
+    def slope(x):
+        return split(x, lambda x, p: div(const(x, 1), lax.sqrt(p)), div(const(x, 1), lax.abs(x)))
+
+    def curvature(x):
+        r = div(const(x, 1), x)
+        return split(x, lambda x, p: div(div(mul(const(x, -f_sign), x), p), lax.sqrt(p)), neg(mul(r, lax.abs(r))))
+
+    return slope, curvature
+
+
+def negated(slopes):
+    return [lambda x, f=f: neg(f(x)) for f in slopes]
+
+
+asin_slopes = root_slopes(one_minus_square, -1)
+asin, acos = successive(*asin_slopes), successive(*negated(asin_slopes))
+asinh = successive(*root_slopes(one_plus_square, 1))
+acosh = successive(*root_slopes(square_minus_one, 1))
+
+
+def over_square(x, p, numerator):
+    return div(div(numerator, p), p)
+
+
+atan = successive(
+    lambda x: div(const(x, 1), one_plus_square(x)),
+    lambda x: div(mul(const(x, -2), div(x, one_plus_square(x))), one_plus_square(x)),
+)
+atanh = successive(
+    lambda x: div(const(x, 1), one_minus_square(x)),
+    lambda x: over_square(x, one_minus_square(x), mul(const(x, 2), x)),
+)
+
+
+def reciprocal_square(c):
+    return 1 / two_product(c, c)
+
+
+tan = successive(
+    lambda x: reciprocal_square(lax.cos(x)),
+    lambda x: reciprocal_square(lax.cos(x)) * mul(const(x, 2), lax.tan(x)),
+)
+
+# Roots.
+
+sqrt = successive(
+    lambda x: div(const(x, 0.5), lax.sqrt(x)),
+    lambda x: div(div(const(x, -0.25), x), lax.sqrt(x)),
+)
+rsqrt = successive(
+    lambda x: div(div(const(x, -0.5), x), lax.sqrt(x)),
+    lambda x: div(div(div(const(x, 0.75), x), x), lax.sqrt(x)),
+)
+
+
+def cube_root(x):
+    c = lax.cbrt(x)
+    rest = two_product(c, c) * c - x
+    step = div(rest.high, mul(const(c, 3), mul(c, c)))
+    is_zero = lax.eq(x, const(x, 0))
+    return Doubled(c, lax.select(is_zero, full_like(x, 0), neg(step)))
+
+
+cbrt = successive(
+    lambda x: Fraction(1, 3) / cube_root(x).square(),
+    lambda x: Fraction(-2, 9) / cube_root(x).square() / x,
+)
+
+# The error function and the normal distribution.
+
+FAR = 40.0
+
+
+def within(x, bound=FAR):
+    """x, not further out than where its exponential is zero."""
+    return lax.clamp(const(x, -bound), x, const(x, bound))
+
+
+def gaussian(x, half=False, times=1):
+    """e^-x^2 or e^-x^2/2, times a factor."""
+    x = within(x)
+    square = two_product(x, x)
+    return exp(-(square.scaled(0.5) if half else square), times)
+
+
+def erf_slopes(scale):
+    return (
+        lambda x: gaussian(x, times=scale),
+        lambda x: gaussian(x, times=constant(x, -2 * scale) * x),
+        lambda x: gaussian(x, times=(two_product(within(x), within(x)) * 2 - 1) * (2 * scale)),
+    )
+
+
+erf, erfc = successive(*erf_slopes(TWO_OVER_ROOT_PI)), successive(*erf_slopes(-TWO_OVER_ROOT_PI))
+
+
+def inverse_error_function(x):
+    """erf_inv x, corrected by Newton's method. The primitive has half of the digits near 1."""
+    y = Doubled(lax.min(lax.erf_inv(lax.abs(x)), full_like(x, 6)))
+    for _ in range(2):
+        h = y.high
+        is_near = lax.lt(h, full_like(x, 1))
+        near = scaled_erf(lax.min(h, full_like(x, 1))) - exp(two_product(h, h)) * lax.abs(x)
+        far = exp(two_product(h, h)) * sub(const(x, 1), lax.abs(x)) - erfcx(h)
+        y = Doubled(h) - choose(is_near, near, far) / TWO_OVER_ROOT_PI
+        y = doubled.quick_sum(y.high, y.low)
+    infinite = lax.ge(lax.abs(x), const(x, 1))
+    return choose(infinite, Doubled(lax.erf_inv(x)), y * sign(x))
+
+
+erf_inv = successive(
+    lambda x: exp(inverse_error_function(x).square()) / TWO_OVER_ROOT_PI,
+    lambda x: inverse_error_function(x) * exp(inverse_error_function(x).square() * 2) * (2 / TWO_OVER_ROOT_PI**2),
+)
+
+ROOT_HALF = Fraction(doubled.digits.sqrt(doubled.digits.divide(1, 2)))
+#: 1 / sqrt(2 pi)
+DENSITY = TWO_OVER_ROOT_PI * ROOT_HALF / 2
+
+
+def reciprocal(series_of):
+    """The power series of one over a power series."""
+    inverse = [Fraction(1) / series_of[0]]
+    for n in range(1, len(series_of)):
+        inverse.append(-inverse[0] * sum(series_of[k] * inverse[n - k] for k in range(1, n + 1)))
+    return inverse
+
+
+#: For x far below zero the slope of log Phi is -x times a series in 1/x^2, one over that of Mills' ratio.
+HAZARD = reciprocal([Fraction((-1) ** n * math.prod(range(1, 2 * n, 2))) for n in range(14)])
+HAZARD_SLOPE = [(2 * k - 1) * c for k, c in enumerate(HAZARD)]
+HAZARD_CURVATURE = [2 * k * c for k, c in enumerate(HAZARD_SLOPE)]
+BELOW = -25.0
+
+
+def ratio_of_tail(x):
+    """e^(x^2/2) Phi(x) for x <= 0"""
+    z = constant(x, -ROOT_HALF) * x
+    # erfcx is of a single number: the rest by its slope, 2 z erfcx z - 2 / sqrt(pi).
+    value = erfcx(z.high)
+    return (value + (value * z.high * 2 - TWO_OVER_ROOT_PI) * z.low).scaled(0.5)
+
+
+def normal_cdf(x):
+    """Phi(x), as e^(-x^2/2) times one number for x < 0, and as such: the two are needed apart."""
+    tail = ratio_of_tail(neg(lax.min(lax.abs(x), const(x, FAR))))
+    return tail, choose(lax.lt(x, const(x, 0)), gaussian(x, True, tail), 1 - gaussian(x, True, tail))
+
+
+def hazard(x):
+    """phi(x) / Phi(x)"""
+    tail, cdf = normal_cdf(x)
+    return choose(lax.lt(x, const(x, 0)), DENSITY / tail, gaussian(x, True, DENSITY / cdf))
+
+
+def below_or_not(x, below, near):
+    """By the series in 1/x^2 far below zero, else by ``near``."""
+    is_below = lax.lt(x, const(x, BELOW))
+    z = neg(lax.select(is_below, x, full_like(x, BELOW)))
+    w = 1 / two_product(z, z)
+    return choose(is_below, below(z, w), near(lax.select(is_below, full_like(x, 1), lax.min(x, full_like(x, FAR)))))
+
+
+def log_ndtr_curvature(x):
+    h = hazard(x)
+    return -(h * (h + x))
+
+
+def log_ndtr_third(x):
+    h = hazard(x)
+    return h * ((h + x) * (h.scaled(2) + x) - 1)
+
+
+log_ndtr = successive(
+    lambda x: below_or_not(x, lambda z, w: series(w, HAZARD) * z, hazard),
+    lambda x: below_or_not(x, lambda z, w: series(w, HAZARD_SLOPE), log_ndtr_curvature),
+    lambda x: below_or_not(x, lambda z, w: series(w, HAZARD_CURVATURE[1:]) / z / z / z, log_ndtr_third),
+)
+ndtr = successive(
+    lambda x: gaussian(x, True, DENSITY),
+    lambda x: gaussian(x, True, constant(x, -DENSITY) * x),
+    lambda x: gaussian(x, True, (two_product(within(x), within(x)) - 1) * DENSITY),
+)
+
+# x times a function that rises from 0 to 1: gelu, silu and mish.
+
+
+def exact_gelu_slope(x):
+    near = within(x)
+    tail, cdf = normal_cdf(near)
+    below = gaussian(near, True, tail + constant(x, DENSITY) * near)
+    return choose(lax.lt(x, const(x, 0)), below, cdf + gaussian(near, True, constant(x, DENSITY) * near))
+
+
+exact_gelu = successive(
+    exact_gelu_slope,
+    lambda x: gaussian(x, True, (2 - two_product(within(x), within(x))) * DENSITY),
+    lambda x: gaussian(x, True, (two_product(within(x), within(x)) - 4) * within(x) * DENSITY),
+)
+
+
+def gated_slope(x, u, v):
+    """Of x s(2u), with s the logistic function and v the slope of 2u."""
+    e = exp(-absolute(u).scaled(2))
+    below = lax.lt(u.high, const(u.high, 0))
+    rest = choose(below, constant(u.high, 1), e) / (e + 1)
+    inner = v * x * rest + 1
+    return choose(below, exp(-absolute(u).scaled(2), inner), inner) / (e + 1)
+
+
+def gated_curvature(x, u, v, v_slope):
+    e, e_1 = exp(-absolute(u).scaled(2)), expm1(-absolute(u).scaled(2))
+    turn = e_1 / (e + 1) * sign(u.high)
+    return exp(-absolute(u).scaled(2), v.scaled(2) + v_slope * x + v.square() * turn * x) / (e + 1).square()
+
+
+def doubled_identity(x):
+    near = within(x, 1e3)
+    return near, Doubled(near).scaled(0.5), constant(x, 1)
+
+
+silu = successive(
+    lambda x: gated_slope(*doubled_identity(x)),
+    lambda x: gated_curvature(*doubled_identity(x), constant(x, 0)),
+)
+
+ROOT_2_OVER_PI = 2 * DENSITY
+CUBIC = Fraction("0.044715")
+
+
+def bent(x):
+    """x where gelu's approximation is not straight yet, u = sqrt(2/pi) (x + c x^3), and the slope of 2u."""
+    x = within(x)
+    square = two_product(x, x)
+    u = (square * CUBIC + 1) * x * ROOT_2_OVER_PI
+    return x, u, (square * (3 * CUBIC) + 1) * (2 * ROOT_2_OVER_PI)
+
+
+tanh_gelu = successive(
+    lambda x: gated_slope(*bent(x)),
+    lambda x: gated_curvature(*bent(x), constant(x, 12 * CUBIC * ROOT_2_OVER_PI) * bent(x)[0]),
+)
+
+
+def mish_parts(x):
+    """Where x < 0 by e = e^x, else by its inverse: tanh(log(1 + e^x)), and its two derivatives over e or its square."""
+    below = lax.lt(x, const(x, 0))
+    near = within(x, 1e3)
+    e = exp(Doubled(neg(lax.abs(near))))
+    rest = choose(below, (e + 2) * e + 2, (e.scaled(2) + 2) * e + 1)
+    value = choose(below, e * (e + 2), e.scaled(2) + 1) / rest
+    slope = (e + 1) * 4 / rest.square() * choose(below, constant(x, 1), e)
+    bend = choose(below, ((e * -2 - 3) * e + 2) * e + 2, (((e + 1) * e).scaled(2) - 3) * e - 2)
+    return near, e, value, slope, bend * 4 / rest.square() / rest * choose(below, constant(x, 1), e)
+
+
+def mish_slope(x):
+    near, e, value, slope, _ = mish_parts(x)
+    below = (e + 2) / ((e + 2) * e + 2) + slope * near
+    return choose(lax.lt(x, const(x, 0)), exp(Doubled(neg(lax.abs(near))), below), value + slope * e * near)
+
+
+def mish_curvature(x):
+    near, _, _, slope, bend = mish_parts(x)
+    return exp(Doubled(neg(lax.abs(near))), slope.scaled(2) + bend * near)
+
+
+mish = successive(mish_slope, mish_curvature)
+
+logit = successive(
+    lambda x: div(div(const(x, 1), x), sub(const(x, 1), x)),
+    lambda x: div(div(div(div(sub(mul(const(x, 2), x), const(x, 1)), x), x), sub(const(x, 1), x)), sub(const(x, 1), x)),
+)
+
+# Powers.
+
+
+def power(x, log_x, exponent, times):
+    """|x|^exponent times a factor, with the sign that x^(whole exponent) has."""
+    return exp(log_x * exponent, times)
+
+
+def of_power(f, plain_slope):
+    """A slope of x^y for x > 0, and for x < 0 and whole y; elsewhere by the formula with one number."""
+
+    def slope(x, y):
+        regular = lax.bitwise_and(lax.is_finite(x), lax.is_finite(y))
+        regular = lax.bitwise_and(regular, lax.ne(x, const(x, 0)))
+        regular = lax.bitwise_and(regular, lax.bitwise_or(lax.gt(x, const(x, 0)), lax.eq(y, lax.round(y))))
+        x_1 = lax.select(regular, lax.abs(x), full_like(x, 1))
+        found = plain(f(x_1, y, doubled.log(x_1)))
+        odd = lax.ne(lax.rem(y, const(y, 2)), const(y, 0))
+        minus = lax.bitwise_and(lax.lt(x, const(x, 0)), odd)
+        return lax.select(regular, lax.select(minus, neg(found), found), plain_slope(x, y))
+
+    return slope
+
+
+def signed(f):
+    """With the sign of x^(y - 1)."""
+    return lambda x, y: mul(sign(x), f(x, y))
+
+
+def log_or_nan(x):
+    return lax.log(x)
+
+
+pow_xx = widened(
+    of_power(
+        lambda x, y, log_x: exp(log_x * two_sum(y, const(y, -2)), two_sum(y, const(y, -1)) * y),
+        lambda x, y: mul(mul(y, sub(y, const(y, 1))), lax.pow(x, sub(y, const(y, 2)))),
+    )
+)
+pow_xy = widened(
+    signed(
+        of_power(
+            lambda x, y, log_x: exp(log_x * two_sum(y, const(y, -1)), log_x * y + 1),
+            lambda x, y: mul(lax.pow(x, sub(y, const(y, 1))), add(const(x, 1), mul(y, lax.log(x)))),
+        )
+    )
+)
+pow_yy = widened(
+    of_power(
+        lambda x, y, log_x: exp(log_x * y, log_x.square()),
+        lambda x, y: mul(lax.square(lax.log(x)), lax.pow(x, y)),
+    )
+)
+pow_x = tied(
+    signed(
+        of_power(
+            lambda x, y, log_x: exp(log_x * two_sum(y, const(y, -1)), Doubled(y)),
+            lambda x, y: mul(sign(x), mul(y, lax.pow(x, sub(y, const(y, 1))))),
+        )
+    ),
+    pow_xx,
+    pow_xy,
+)
+pow_y = tied(
+    of_power(
+        lambda x, y, log_x: exp(log_x * y, log_x),
+        lambda x, y: mul(lax.log(lax.select(lax.eq(x, const(x, 0)), full_like(x, 1), x)), lax.pow(x, y)),
+    ),
+    pow_xy,
+    pow_yy,
+)
+
+
+@functools.cache
+def integer_power(n: int) -> Callable:
+    """The slope of x^n."""
+
+    def raised(x, m):
+        total = None
+        base = Doubled(x) if m > 0 else 1 / Doubled(x)
+        for bit in bin(abs(m))[2:]:
+            total = None if total is None else total.square()
+            if bit == "1":
+                total = base if total is None else total * base
+        return constant(x, 1) if total is None else total
+
+    def derivative(order):
+        factor, m = math.prod(n - k for k in range(order)), n - order
+        half = m // 2
+        return lambda x: raised(x, half) * factor * raised(x, m - half) if factor else full_like(x, 0)
+
+    return successive(*map(derivative, (1, 2, 3)))
+
+
+# The angle of a point, by its coordinates over the larger of them.
+
+
+def unit(x, y):
+    m = lax.max(lax.abs(x), lax.abs(y))
+    a, b = Doubled(x) / m, Doubled(y) / m
+    return m, a, b, a.square() + b.square()
+
+
+def of_angle(numerator, order, plain_slope):
+    def slope(x, y):
+        m, a, b, p = unit(x, y)
+        q = numerator(a, b) / p
+        q = plain(q / p if order == 2 else q)
+        for _ in range(order):
+            q = div(q, m)
+        return lax.select(lax.is_finite(m), q, plain_slope(x, y))
+
+    return slope
+
+
+def over_squares(numerator):
+    return lambda x, y: div(numerator(x, y), add(lax.square(x), lax.square(y)))
+
+
+def zero(x, y):
+    return full_like(x, 0)
+
+
+angle_xx = widened(of_angle(lambda a, b: a * b * -2, 2, zero))
+angle_yy = widened(of_angle(lambda a, b: a * b * 2, 2, zero))
+angle_xy = widened(of_angle(lambda a, b: (a - b) * (a + b), 2, zero))
+angle_x = tied(of_angle(lambda a, b: b, 1, over_squares(lambda x, y: y)), angle_xx, angle_xy)
+angle_y = tied(of_angle(lambda a, b: -a, 1, over_squares(lambda x, y: neg(x))), angle_xy, angle_yy)
+
+# The gamma function: Stirling's series at x + 16 and the recurrence, by reflection for x < 0.
+
+BERNOULLI = [Fraction(*b) for b in (
+    (1, 6), (-1, 30), (1, 42), (-1, 30), (5, 66), (-691, 2730), (7, 6), (-3617, 510), (43867, 798), (-174611, 330),
+)]  # fmt: skip
+SHIFT = 16
+
+
+def polygamma_above(x, n):
+    """The n-th derivative of digamma for x > 0"""
+    is_small = lax.lt(x.high, const(x.high, SHIFT))
+    y = choose(is_small, x + SHIFT, x)
+    r = 1 / y
+    w = r.square()
+    terms = [b * Fraction(math.factorial(2 * k + n + 1), math.factorial(2 * k + 2)) for k, b in enumerate(BERNOULLI)]
+    if n == 0:
+        high = doubled.log(y.high) + div(y.low, y.high)
+        total = high - r.scaled(0.5) - series(w, terms) * w
+    else:
+        total = (series(w, terms) * r + Fraction(math.factorial(n), 2)) * r + math.factorial(n - 1)
+        for _ in range(n):
+            total = total * r
+        total = total if n % 2 else -total
+    small = choose(is_small, x, constant(x.high, 1))
+    steps = constant(x.high, 0)
+    for k in reversed(range(SHIFT)):
+        one_over = 1 / (small + k)
+        term = one_over
+        for _ in range(n):
+            term = term * one_over
+        steps = steps + term
+    steps = steps * (math.factorial(n) * (-1) ** (n + 1))
+    return choose(is_small, total + steps, total)
+
+
+def polygamma(x, n):
+    is_negative = lax.lt(x, const(x, 0))
+    mirrored = two_sum(full_like(x, 1), neg(x))
+    found = polygamma_above(choose(is_negative, mirrored, Doubled(x)), n)
+    s, c = doubled.sin_cos_pi(lax.select(is_negative, x, full_like(x, 0.5)))
+    if n == 0:
+        other = found - c / s * PI
+    elif n == 1:
+        other = 1 / s.square() * PI**2 - found
+    else:
+        other = found - c / s / s / s * (2 * PI**3)
+    return choose(is_negative, other, found)
+
+
+lgamma = successive(*[lambda x, n=n: polygamma(x, n) for n in (0, 1, 2)])
+digamma = successive(*[lambda x, n=n: polygamma(x, n) for n in (1, 2)])

@@ -60,6 +60,7 @@ from jax._src.interpreters.partial_eval import ensure_enum
 
 # Functions.
 from jax._src.interpreters.batching import _batch_jaxpr2 as batch_program
+from jax._src.lax.other import logaddexp
 from jax._src.numpy.reductions import _std as std
 
 # References.

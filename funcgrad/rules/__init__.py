@@ -22,6 +22,7 @@ from funcgrad.rules.control import calls, cond, custom, foreign, jit, refs, rema
 from funcgrad.rules.control.while_loop import While
 from funcgrad.rules.rule import Formula, Joint, Rule, Wrapped, broadcasting, formula, joint, no_derivative
 from funcgrad.rules.table import RuleTable
+from funcgrad.rules.tables import accurate as accurately
 from funcgrad.rules.tables import estimators, pytorch, saliency
 from funcgrad.rules.tables.wrapping import clipped, in_bfloat16, nan_safe, noisy
 
@@ -32,6 +33,7 @@ __all__ = [
     "RuleTable",
     "While",
     "Wrapped",
+    "accurate",
     "broadcasting",
     "clipped",
     "deconvnet",
@@ -84,6 +86,9 @@ default = RuleTable(
 
 #: PyTorch's subgradients, wherever they differ from JAX's.
 torch = default.override(pytorch.rules)
+
+#: Right to a few ulp wherever the derivative is a normal number, whatever that keeps or costs.
+accurate = default.override(accurately.rules).map(lambda rule: rule, keeps_source=True)
 
 #: Rounding, signs and comparisons that pass the cotangent on as if they were the identity.
 straight_through = default.override(estimators.rules)

@@ -8,10 +8,13 @@ are exact go into sums here.
 from __future__ import annotations
 
 import decimal
+import functools
 import math
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -47,11 +50,18 @@ def halves(a: Any) -> tuple[Any, Any]:
 
 
 def two_product(a: Any, b: Any) -> Doubled:
+    p, limits = lax.mul(a, b), jnp.finfo(a.dtype)
+    size = lax.abs(p)
+    # Further out, parts of it would vanish or overflow.
+    regular = lax.bitwise_and(
+        lax.gt(size, const(p, limits.tiny * 2.0 ** (2 * limits.nmant))), lax.lt(size, const(p, limits.max / 8))
+    )
     (a1, a2), (b1, b2) = halves(a), halves(b)
     # Each of the four is exact.
     cross = two_sum(lax.mul(a1, b2), lax.mul(a2, b1))
     total = two_sum(lax.mul(a1, b1), cross.high)
-    return quick_sum(total.high, lax.add(total.low, lax.add(cross.low, lax.mul(a2, b2))))
+    q = quick_sum(total.high, lax.add(total.low, lax.add(cross.low, lax.mul(a2, b2))))
+    return Doubled(lax.select(regular, q.high, p), lax.select(regular, q.low, full_like(p, 0)))
 
 
 class Doubled:
@@ -113,27 +123,41 @@ class Doubled:
         return lax.add(self.high, self.low)
 
 
+def rounded(value: Any, dtype: Any) -> tuple[Any, Any]:
+    """An exact number as two of a dtype."""
+    exact, number = Fraction(value), np.dtype(dtype).type
+    high = number(float(exact))
+    return high, number(float(exact - Fraction(float(high))))
+
+
 def constant(like: Any, value: Any) -> Doubled:
-    """An exact number, rounded to two of ``like``'s dtype."""
-    exact = Fraction(value)
-    high = like.dtype.type(float(exact))
-    low = like.dtype.type(float(exact - Fraction(float(high))))
-    return Doubled(full_like(like, high), full_like(like, low))
+    return Doubled(*[full_like(like, part) for part in rounded(value, like.dtype)])
 
 
 def choose(where: Any, x: Doubled, y: Doubled) -> Doubled:
     return Doubled(lax.select(where, x.high, y.high), lax.select(where, x.low, y.low))
 
 
-def series(x: Doubled, coefficients: list[Any], doubled: int = 8) -> Doubled:
+def series(x: Doubled, coefficients: Sequence[Any], doubled: int = 8) -> Doubled:
     """c_0 + c_1 x + c_2 x^2 + ..., so many terms of it with all digits."""
     tail = full_like(x.high, float(coefficients[-1]))
     for c in reversed(coefficients[doubled:-1]):
         tail = lax.add(lax.mul(tail, x.high), const(tail, float(c)))
-    total = Doubled(tail)
-    for c in reversed(coefficients[:doubled]):
-        total = total * x + c
-    return total
+    return folded(lambda total, c: total * x + c, Doubled(tail), coefficients[:doubled][::-1])
+
+
+def folded(f: Callable, start: Doubled, *constants: Sequence[Any]) -> Doubled:
+    """f(...f(f(start, c_0, d_0), c_1, d_1)...): more than a few in a loop, since compilers take long over long formulas."""
+    if len(constants[0]) <= 5:
+        return functools.reduce(lambda total, cs: f(total, *cs), zip(*constants, strict=True), start)
+
+    def step(total: Any, numbers: Any) -> Any:
+        spread = [Doubled(*[lax.broadcast(part, start.high.shape) for part in number]) for number in numbers]
+        out = f(Doubled(*total), *spread)
+        return (out.high, out.low), None
+
+    rows = [tuple(np.array([rounded(c, start.high.dtype) for c in cs]).T) for cs in constants]
+    return Doubled(*lax.scan(step, (start.high, start.low), rows)[0])
 
 
 # Exponentials and logarithms.
@@ -175,8 +199,9 @@ def exp(x: Doubled, times: Any = 1) -> Doubled:
 
 def expm1(x: Doubled) -> Doubled:
     k, m = reduced(x)
-    near = lax.eq(k, const(k, 0))
-    return choose(near, m, exp(x) - 1)
+    # Where only x is left of the series, its parts would vanish.
+    tiny = lax.lt(lax.abs(x.high), const(x.high, float(jnp.finfo(k.dtype).eps) ** 2))
+    return choose(tiny, x, choose(lax.eq(k, const(k, 0)), m, exp(x) - 1))
 
 
 def log(x: Any) -> Doubled:
@@ -185,6 +210,12 @@ def log(x: Any) -> Doubled:
     root = exp(Doubled(lax.mul(first, const(x, -0.5))))
     rest = root * x * root - 1
     return Doubled(first) + (rest - rest.square().scaled(0.5))
+
+
+def sqrt(x: Doubled) -> Doubled:
+    root = lax.sqrt(x.high)
+    rest = (x - two_product(root, root)).high
+    return quick_sum(root, finite(lax.div(rest, lax.mul(const(root, 2), root))))
 
 
 # The sine and cosine of multiples of pi.
@@ -217,11 +248,11 @@ TWO_OVER_ROOT_PI = Fraction(digits.divide(2, digits.sqrt(digits.create_decimal("
 ERF = [Fraction(2**n, math.prod(range(1, 2 * n + 2, 2))) for n in range(28)]
 
 
-def exponential(x: Fraction) -> Fraction:
+def exponential_of(x: Fraction) -> Fraction:
     return Fraction(digits.exp(digits.divide(x.numerator, x.denominator)))
 
 
-WEIGHTS = [2 * exponential(-node) for node in NODES]
+WEIGHTS = [2 * exponential_of(-node) for node in NODES]
 
 
 def scaled_erf(x: Any) -> Doubled:
@@ -233,17 +264,15 @@ def erfcx(x: Any) -> Doubled:
     """e^(x^2) erfc x for x >= 0"""
     one = full_like(x, 1)
     near, far = lax.min(x, one), lax.clamp(one, x, full_like(x, 1e9))
-    by_series = exp(two_product(near, near)) - scaled_erf(near)
-    square = two_product(far, far)
+    is_near, square = lax.lt(x, one), two_product(far, far)
+    turns = constant(far, 2 * PI / STEP) * far
+    exponential = exp(choose(is_near, two_product(near, near), square - turns))
     tail = full_like(x, 0)
     for node, weight in zip(NODES[:11:-1], WEIGHTS[:11:-1], strict=True):
         tail = lax.add(tail, lax.div(const(x, float(weight)), lax.add(square.high, const(x, float(node)))))
-    total = 1 / square + tail
-    for node, weight in zip(NODES[:12], WEIGHTS[:12], strict=True):
-        total = total + weight / (square + node)
+    total = folded(lambda total, n, w: total + w / (square + n), 1 / square + tail, NODES[:12], WEIGHTS[:12])
     on_grid = total * far * (STEP / PI)
     # The pole of the integrand is inside of the strip there: 2 e^(x^2) / (e^(2 pi x / h) - 1).
-    inside = lax.lt(far, const(far, math.pi / STEP))
-    turns = constant(far, 2 * PI / STEP) * far
-    pole = exp(square - turns) * lax.div(const(far, -2), lax.expm1(lax.neg(turns.high)))
-    return choose(lax.lt(x, one), by_series, choose(inside, on_grid - pole, on_grid))
+    pole = exponential * lax.div(const(far, -2), lax.expm1(lax.neg(turns.high)))
+    far_out = choose(lax.lt(far, const(far, math.pi / STEP)), on_grid - pole, on_grid)
+    return choose(is_near, exponential - scaled_erf(near), far_out)

@@ -29,6 +29,7 @@ from funcgrad.rules.tables.accurate_doubled import (
     erfcx,
     exp,
     expm1,
+    folded,
     scaled_erf,
     series,
     two_product,
@@ -162,60 +163,50 @@ def sinh_value(x):
 cosh = successive(cosh_value, sinh_value, cosh_value)
 sinh = successive(sinh_value, cosh_value, sinh_value)
 
-# Roots and powers of 1 - x^2 and its like, with one rounding: of asin, acos, atan, asinh, acosh, atanh.
+# 1 - x^2 and its like, and their roots: of asin, acos, atan, asinh, acosh, atanh.
 
 
 def one_minus_square(x):
-    return plain(1 - two_product(x, x))
+    return 1 - two_product(x, x)
 
 
 def one_plus_square(x):
-    return plain(two_product(x, x) + 1)
+    return two_product(x, x) + 1
 
 
 def square_minus_one(x):
-    return plain(two_product(x, x) - 1)
+    return two_product(x, x) - 1
 
 
-def root_slopes(f, f_sign):
-    """Of 1 / sqrt(f), with f = s x^2 + ...: -s x / f^(3/2). Where x^2 is all there is, 1 / x and -s x / |x|^3."""
+def root_slopes(f, turn, times=1):
+    """Of 1 / sqrt(f), where f is turn x^2 and a number. Where x^2 is all there is, 1 / x and -x / |x|^3."""
 
     def split(x, near, far):
         is_far = lax.gt(lax.abs(x), const(x, 1e9))
         near_x = lax.select(is_far, full_like(x, 2), x)
-        return lax.select(is_far, far, near(near_x, f(near_x)))
+        return lax.select(is_far, far, plain(near(near_x, f(near_x))))
 
     def slope(x):
-        return split(x, lambda x, p: div(const(x, 1), lax.sqrt(p)), div(const(x, 1), lax.abs(x)))
+        return split(x, lambda x, p: times / doubled.sqrt(p), div(const(x, 1), lax.abs(x)))
 
     def curvature(x):
         r = div(const(x, 1), x)
-        return split(x, lambda x, p: div(div(mul(const(x, -f_sign), x), p), lax.sqrt(p)), neg(mul(r, lax.abs(r))))
+        return split(x, lambda x, p: Doubled(x) * (-turn * times) / p / doubled.sqrt(p), neg(mul(r, lax.abs(r))))
 
     return slope, curvature
 
 
-def negated(slopes):
-    return [lambda x, f=f: neg(f(x)) for f in slopes]
-
-
-asin_slopes = root_slopes(one_minus_square, -1)
-asin, acos = successive(*asin_slopes), successive(*negated(asin_slopes))
+asin = successive(*root_slopes(one_minus_square, -1))
+acos = successive(*root_slopes(one_minus_square, -1, -1))
 asinh = successive(*root_slopes(one_plus_square, 1))
 acosh = successive(*root_slopes(square_minus_one, 1))
-
-
-def over_square(x, p, numerator):
-    return div(div(numerator, p), p)
-
-
 atan = successive(
-    lambda x: div(const(x, 1), one_plus_square(x)),
-    lambda x: div(mul(const(x, -2), div(x, one_plus_square(x))), one_plus_square(x)),
+    lambda x: 1 / one_plus_square(x),
+    lambda x: Doubled(mul(const(x, -2), x)) / one_plus_square(x) / one_plus_square(x),
 )
 atanh = successive(
-    lambda x: div(const(x, 1), one_minus_square(x)),
-    lambda x: over_square(x, one_minus_square(x), mul(const(x, 2), x)),
+    lambda x: 1 / one_minus_square(x),
+    lambda x: Doubled(mul(const(x, 2), x)) / one_minus_square(x) / one_minus_square(x),
 )
 
 
@@ -241,11 +232,14 @@ rsqrt = successive(
 
 
 def cube_root(x):
-    c = lax.cbrt(x)
-    rest = two_product(c, c) * c - x
-    step = div(rest.high, mul(const(c, 3), mul(c, c)))
-    is_zero = lax.eq(x, const(x, 0))
-    return Doubled(c, lax.select(is_zero, full_like(x, 0), neg(step)))
+    # Times 2^3k, so that no part of the cube vanishes.
+    k = 20 if x.dtype == np.float32 else 100
+    is_small = lax.lt(lax.abs(x), const(x, 1))
+    large = lax.select(is_small, mul(x, const(x, 2.0 ** (3 * k))), x)
+    c = lax.cbrt(large)
+    rest = two_product(c, c) * c - large
+    root = Doubled(c, neg(doubled.finite(div(rest.high, mul(const(c, 3), mul(c, c))))))
+    return root.scaled(lax.select(is_small, full_like(x, 2.0**-k), full_like(x, 1)))
 
 
 cbrt = successive(
@@ -283,14 +277,17 @@ erf, erfc = successive(*erf_slopes(TWO_OVER_ROOT_PI)), successive(*erf_slopes(-T
 
 def inverse_error_function(x):
     """erf_inv x, corrected by Newton's method. The primitive has half of the digits near 1."""
-    y = Doubled(lax.min(lax.erf_inv(lax.abs(x)), full_like(x, 6)))
-    for _ in range(2):
+    one, size = full_like(x, 1), lax.abs(x)
+
+    def newton(y, _):
         h = y.high
-        is_near = lax.lt(h, full_like(x, 1))
-        near = scaled_erf(lax.min(h, full_like(x, 1))) - exp(two_product(h, h)) * lax.abs(x)
-        far = exp(two_product(h, h)) * sub(const(x, 1), lax.abs(x)) - erfcx(h)
-        y = Doubled(h) - choose(is_near, near, far) / TWO_OVER_ROOT_PI
-        y = doubled.quick_sum(y.high, y.low)
+        by_square = exp(two_product(h, h))
+        near = scaled_erf(lax.min(h, one)) - by_square * size
+        far = by_square * sub(one, size) - erfcx(h)
+        step = choose(lax.lt(h, one), near, far) / TWO_OVER_ROOT_PI
+        return doubled.quick_sum(h, neg(step.high))
+
+    y = folded(newton, Doubled(lax.min(lax.erf_inv(size), full_like(x, 6))), range(2))
     infinite = lax.ge(lax.abs(x), const(x, 1))
     return choose(infinite, Doubled(lax.erf_inv(x)), y * sign(x))
 
@@ -321,23 +318,18 @@ BELOW = -25.0
 
 
 def ratio_of_tail(x):
-    """e^(x^2/2) Phi(x) for x <= 0"""
-    z = constant(x, -ROOT_HALF) * x
+    """e^(x^2/2) Phi(-|x|)"""
+    z = constant(x, ROOT_HALF) * lax.abs(within(x))
     # erfcx is of a single number: the rest by its slope, 2 z erfcx z - 2 / sqrt(pi).
     value = erfcx(z.high)
     return (value + (value * z.high * 2 - TWO_OVER_ROOT_PI) * z.low).scaled(0.5)
 
 
-def normal_cdf(x):
-    """Phi(x), as e^(-x^2/2) times one number for x < 0, and as such: the two are needed apart."""
-    tail = ratio_of_tail(neg(lax.min(lax.abs(x), const(x, FAR))))
-    return tail, choose(lax.lt(x, const(x, 0)), gaussian(x, True, tail), 1 - gaussian(x, True, tail))
-
-
 def hazard(x):
     """phi(x) / Phi(x)"""
-    tail, cdf = normal_cdf(x)
-    return choose(lax.lt(x, const(x, 0)), DENSITY / tail, gaussian(x, True, DENSITY / cdf))
+    tail, is_below = ratio_of_tail(x), lax.lt(x, const(x, 0))
+    density = gaussian(x, True)
+    return choose(is_below, constant(x, DENSITY), density * DENSITY) / choose(is_below, tail, 1 - density * tail)
 
 
 def below_or_not(x, below, near):
@@ -373,10 +365,10 @@ ndtr = successive(
 
 
 def exact_gelu_slope(x):
-    near = within(x)
-    tail, cdf = normal_cdf(near)
-    below = gaussian(near, True, tail + constant(x, DENSITY) * near)
-    return choose(lax.lt(x, const(x, 0)), below, cdf + gaussian(near, True, constant(x, DENSITY) * near))
+    is_below, tail = lax.lt(x, const(x, 0)), ratio_of_tail(x)
+    # Phi is e^(-x^2/2) times the ratio below zero, and 1 without that above.
+    curved = gaussian(x, True, choose(is_below, tail, -tail) + constant(x, DENSITY) * within(x))
+    return choose(is_below, curved, curved + 1)
 
 
 exact_gelu = successive(
@@ -612,13 +604,12 @@ def polygamma_above(x, n):
             total = total * r
         total = total if n % 2 else -total
     small = choose(is_small, x, constant(x.high, 1))
-    steps = constant(x.high, 0)
-    for k in reversed(range(SHIFT)):
+
+    def add_step(total, k):
         one_over = 1 / (small + k)
-        term = one_over
-        for _ in range(n):
-            term = term * one_over
-        steps = steps + term
+        return total + functools.reduce(lambda term, _: term * one_over, range(n), one_over)
+
+    steps = folded(add_step, constant(x.high, 0), range(SHIFT)[::-1])
     steps = steps * (math.factorial(n) * (-1) ** (n + 1))
     return choose(is_small, total + steps, total)
 

@@ -8,7 +8,6 @@ are exact go into sums here.
 from __future__ import annotations
 
 import decimal
-import functools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -26,10 +25,15 @@ LN2 = Fraction(digits.ln(2))
 PI = Fraction("3.14159265358979323846264338327950288419716939937510582097494")
 
 
-def two_sum(a: Any, b: Any) -> Doubled:
+def plain_sum(a: Any, b: Any) -> Doubled:
     s = lax.add(a, b)
     other = lax.sub(s, a)
-    return Doubled(s, finite(lax.add(lax.sub(a, lax.sub(s, other)), lax.sub(b, other))))
+    return Doubled(s, lax.add(lax.sub(a, lax.sub(s, other)), lax.sub(b, other)))
+
+
+def two_sum(a: Any, b: Any) -> Doubled:
+    s = plain_sum(a, b)
+    return Doubled(s.high, finite(s.low))
 
 
 def quick_sum(a: Any, b: Any) -> Doubled:
@@ -58,10 +62,10 @@ def two_product(a: Any, b: Any) -> Doubled:
     )
     (a1, a2), (b1, b2) = halves(a), halves(b)
     # Each of the four is exact.
-    cross = two_sum(lax.mul(a1, b2), lax.mul(a2, b1))
-    total = two_sum(lax.mul(a1, b1), cross.high)
-    q = quick_sum(total.high, lax.add(total.low, lax.add(cross.low, lax.mul(a2, b2))))
-    return Doubled(lax.select(regular, q.high, p), lax.select(regular, q.low, full_like(p, 0)))
+    cross = plain_sum(lax.mul(a1, b2), lax.mul(a2, b1))
+    total = plain_sum(lax.mul(a1, b1), cross.high)
+    low = lax.add(total.low, lax.add(cross.low, lax.mul(a2, b2)))
+    return Doubled(lax.select(regular, total.high, p), lax.select(regular, low, full_like(p, 0)))
 
 
 class Doubled:
@@ -84,9 +88,10 @@ class Doubled:
 
     def __add__(self, other: Any) -> Doubled:
         other = self.of(other)
-        s, t = two_sum(self.high, other.high), two_sum(self.low, other.low)
-        s = quick_sum(s.high, lax.add(s.low, t.high))
-        return quick_sum(s.high, lax.add(s.low, t.low))
+        s, t = plain_sum(self.high, other.high), plain_sum(self.low, other.low)
+        first = lax.add(s.low, t.high)
+        high = lax.add(s.high, first)
+        return quick_sum(high, lax.add(lax.sub(first, lax.sub(high, s.high)), t.low))
 
     def __sub__(self, other: Any) -> Doubled:
         return self + -self.of(other)
@@ -147,10 +152,7 @@ def series(x: Doubled, coefficients: Sequence[Any], doubled: int = 8) -> Doubled
 
 
 def folded(f: Callable, start: Doubled, *constants: Sequence[Any]) -> Doubled:
-    """f(...f(f(start, c_0, d_0), c_1, d_1)...): more than a few in a loop, since compilers take long over long formulas."""
-    if len(constants[0]) <= 5:
-        return functools.reduce(lambda total, cs: f(total, *cs), zip(*constants, strict=True), start)
-
+    """f(...f(f(start, c_0, d_0), c_1, d_1)...): in a loop, since compilers take long over long formulas."""
     def step(total: Any, numbers: Any) -> Any:
         spread = [Doubled(*[lax.broadcast(part, start.high.shape) for part in number]) for number in numbers]
         out = f(Doubled(*total), *spread)
@@ -180,10 +182,7 @@ def reduced(x: Doubled) -> tuple[Any, Doubled]:
     low = lax.select(lax.eq(high, x.high), x.low, full_like(high, 0))
     k = lax.round(lax.mul(high, const(high, 1 / math.log(2))), lax.RoundingMethod.TO_NEAREST_EVEN)
     r = (Doubled(high, low) - constant(high, LN2) * k).scaled(1 / 16)
-    m = r * series(r, EXPM1, 5)
-    for _ in range(4):
-        m = m * (m + 2)
-    return k, m
+    return k, folded(lambda m, _: m * (m + 2), r * series(r, EXPM1, 5), range(4))
 
 
 def exp(x: Doubled, times: Any = 1) -> Doubled:

@@ -82,9 +82,7 @@ acosh = known(
     lambda x: real(mp.acosh(x)), lambda x: 1 / mp.sqrt(x**2 - 1), lambda x: -x / ((x**2 - 1) * mp.sqrt(x**2 - 1))
 )
 atanh = known(lambda x: real(mp.atanh(x)), lambda x: 1 / (1 - x**2), lambda x: 2 * x / (1 - x**2) ** 2)
-sqrt = known(
-    lambda x: real(mp.sqrt(x)), lambda x: 1 / (2 * mp.sqrt(x)), lambda x: -1 / (4 * x * mp.sqrt(x))
-)
+sqrt = known(lambda x: real(mp.sqrt(x)), lambda x: 1 / (2 * mp.sqrt(x)), lambda x: -1 / (4 * x * mp.sqrt(x)))
 cbrt = known(
     lambda x: mp.sign(x) * mp.cbrt(abs(x)),
     lambda x: 1 / (3 * mp.cbrt(abs(x)) ** 2),
@@ -95,7 +93,6 @@ logistic = known(
     lambda x: 1 / (2 * mp.cosh(x / 2)) ** 2,
     lambda x: -mp.tanh(x / 2) / (2 * mp.cosh(x / 2)) ** 2,
 )
-BELL = 2 / mp.sqrt(mp.pi)
 
 
 def bell(x: Any) -> Any:
@@ -115,7 +112,9 @@ def erf_inv_at(x: Any) -> Any:
 
 
 erf_inv = known(erf_inv_at, lambda x: 1 / bell(erf_inv_at(x)), lambda x: 2 * erf_inv_at(x) / bell(erf_inv_at(x)) ** 2)
-lgamma = known(lambda x: mp.log(abs(mp.gamma(x))) if abs(x) < 1e3 else mp.loggamma(x).real, mp.digamma, lambda x: mp.psi(1, x))
+lgamma = known(
+    lambda x: mp.log(abs(mp.gamma(x))) if abs(x) < 1e3 else mp.loggamma(x).real, mp.digamma, lambda x: mp.psi(1, x)
+)
 digamma = known(mp.digamma, lambda x: mp.psi(1, x), lambda x: mp.psi(2, x))
 i0 = known(lambda x: mp.besseli(0, x), lambda x: mp.besseli(1, x), lambda x: mp.besseli(0, x, 2))
 i1 = known(lambda x: mp.besseli(1, x), lambda x: mp.besseli(1, x, 1), lambda x: mp.besseli(1, x, 2))

@@ -27,10 +27,10 @@ from funcgrad._jax.names import all_gather_reduced, api_boundary, argnums_partia
 from funcgrad._jax.names import auto_insert_reshard, broadcast_prefix, check_arg, check_callable, concrete_or_error
 from funcgrad._jax.names import current_scope, current_source, DontWant, DropVar, dtypes, ensure_index, eval_trace
 from funcgrad._jax.names import foreign_accumulations, foreign_linearizations, get_referent, InternalFloatingPointError
-from funcgrad._jax.names import ArrayImpl, Jaxpr, Literal, manual_names, new_jaxpr_eqn, no_effects, NotNeeded, one_like, preduced
+from funcgrad._jax.names import Jaxpr, Literal, manual_names, new_jaxpr_eqn, no_effects, NotNeeded, one_like, preduced
 from funcgrad._jax.names import Primitive, program_effects, pvary, raise_no_nan_in_deoptimized, reduced_vary_cast
 from funcgrad._jax.names import replicated_spec, set_current_trace, source_of, standard_basis, std, take_current_trace
-from funcgrad._jax.names import logaddexp, TypedNdArray
+from funcgrad._jax.names import ArrayImpl, logaddexp, TypedNdArray
 from funcgrad._jax.names import to_concrete_value, unravel_rows, unreduced_psum, unreduced_psum_scatter, UNSPECIFIED
 from funcgrad._jax.names import user_line, Var, vary_unreduced_cast, weakref_lru_cache, wraps
 from funcgrad._jax.names import accum_grad_in_ref_p, addupdate_p, all_gather_invariant_p, all_gather_reduced_p

@@ -1,8 +1,8 @@
 """Derivatives right to 4 ulp wherever they are normal numbers, whatever they keep or cost.
 
-Rules of single operations keep the operand and compute the slope from it. What JAX gives no primitive is recognised by
-what it is made of: a function with a derivative of its own (``logaddexp``, ``logit``, ``log_ndtr``) by its source, and one
-that leaves nothing but operations (``gelu``, ``ndtr``, ``softmax``, ``log_softmax``) by the last few of them.
+Rules of single operations keep the operand and compute the slope from it. What is no operation is recognised by what it
+is made of: a function with a derivative of its own (``logaddexp``, ``logit``, ``log_ndtr``) by its source, and one that
+leaves nothing but operations (``gelu``, ``ndtr``, ``softmax``, ``log_softmax``) by the last few of them.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ single = {
 primitives = {
     **{p: Accurate(default[p], *of_one(slope)) for p, slope in single.items()},
     lax.atan2_p: Accurate(default[lax.atan2_p], *of_two(slopes.angle_x, slopes.angle_y)),
-    lax.integer_pow_p: Accurate(
-        default[lax.integer_pow_p], lambda ct, x, *, y: mul(ct, slopes.integer_power(y)(x))
-    ),
+    lax.integer_pow_p: Accurate(default[lax.integer_pow_p], lambda ct, x, *, y: mul(ct, slopes.integer_power(y)(x))),
     lax.pow_p: Accurate(
         default[lax.pow_p],
         lambda ct, x, y: mul(ct, slopes.pow_x(x, float_of(y, x))),

@@ -55,11 +55,12 @@ def halves(a: Any) -> tuple[Any, Any]:
 
 def two_product(a: Any, b: Any) -> Doubled:
     p, limits = lax.mul(a, b), jnp.finfo(a.dtype)
-    size = lax.abs(p)
+    size, factor = lax.abs(p), lax.min(lax.abs(a), lax.abs(b))
     # Further out, parts of it would vanish or overflow.
     regular = lax.bitwise_and(
         lax.gt(size, const(p, limits.tiny * 2.0 ** (2 * limits.nmant))), lax.lt(size, const(p, limits.max / 8))
     )
+    regular = lax.bitwise_and(regular, lax.gt(factor, const(p, limits.tiny * 2.0**limits.nmant)))
     (a1, a2), (b1, b2) = halves(a), halves(b)
     # Each of the four is exact.
     cross = plain_sum(lax.mul(a1, b2), lax.mul(a2, b1))
@@ -153,6 +154,7 @@ def series(x: Doubled, coefficients: Sequence[Any], doubled: int = 8) -> Doubled
 
 def folded(f: Callable, start: Doubled, *constants: Sequence[Any]) -> Doubled:
     """f(...f(f(start, c_0, d_0), c_1, d_1)...): in a loop, since compilers take long over long formulas."""
+
     def step(total: Any, numbers: Any) -> Any:
         spread = [Doubled(*[lax.broadcast(part, start.high.shape) for part in number]) for number in numbers]
         out = f(Doubled(*total), *spread)
@@ -205,10 +207,14 @@ def expm1(x: Doubled) -> Doubled:
 
 def log(x: Any) -> Doubled:
     """log x for positive, finite x."""
+    k = 2 * jnp.finfo(x.dtype).nmant
+    is_small = lax.lt(x, const(x, 2.0**-k))
+    x = lax.select(is_small, lax.mul(x, const(x, 2.0**k)), x)
     first = lax.log(x)
     root = exp(Doubled(lax.mul(first, const(x, -0.5))))
     rest = root * x * root - 1
-    return Doubled(first) + (rest - rest.square().scaled(0.5))
+    found = Doubled(first) + (rest - rest.square().scaled(0.5))
+    return choose(is_small, found - k * LN2, found)
 
 
 def sqrt(x: Doubled) -> Doubled:
@@ -242,7 +248,11 @@ def sin_cos_pi(x: Any) -> tuple[Doubled, Doubled]:
 
 STEP = Fraction(13, 32)
 NODES = [(n * STEP) ** 2 for n in range(1, 20)]
-TWO_OVER_ROOT_PI = Fraction(digits.divide(2, digits.sqrt(digits.create_decimal("3.14159265358979323846264338327950288419716939937510582097494"))))
+TWO_OVER_ROOT_PI = Fraction(
+    digits.divide(
+        2, digits.sqrt(digits.create_decimal("3.14159265358979323846264338327950288419716939937510582097494"))
+    )
+)
 #: of sqrt(pi)/2 e^(x^2) erf(x) / x in x^2
 ERF = [Fraction(2**n, math.prod(range(1, 2 * n + 2, 2))) for n in range(28)]
 

@@ -79,7 +79,6 @@ HALF_OF_IT = ("mul", 0.5, X)
 GELU = ("mul", 0.5, ("add", 1, ("tanh", None, ("mul", math.sqrt(2 / math.pi), CUBED))))
 EXACT_GELU = ("erfc", None, ("mul", math.sqrt(0.5), ("neg", None, X)))
 NDTR = ("select_n", None, ("select_n", None, TAIL, ("sub", 2, TAIL)), ("add", 1, ("erf", None, SCALED)))
-LOG_SUM = ("log", None, ("broadcast_in_dim", None, ("reduce_sum", None, ("exp", None, X))))
 
 
 def number(x: Any) -> float | None:
@@ -184,9 +183,7 @@ def product(tape, primals, tracers):
 
 
 def over(x, axes):
-    return lambda y: lax.broadcast_in_dim(
-        lax.reduce_sum(y, axes), x.shape, [d for d in range(x.ndim) if d not in axes]
-    )
+    return lambda y: lax.broadcast_in_dim(lax.reduce_sum(y, axes), x.shape, [d for d in range(x.ndim) if d not in axes])
 
 
 def largest(x, axes):
@@ -194,7 +191,8 @@ def largest(x, axes):
     last = [d for d in range(x.ndim) if d not in axes] + list(axes)
     moved = lax.transpose(lax.stop_gradient(x), last)
     flat = moved.reshape(*moved.shape[: x.ndim - len(axes)], -1)
-    is_it = lax.broadcasted_iota(np.int32, flat.shape, flat.ndim - 1) == lax.argmax(flat, flat.ndim - 1, np.int32)[..., None]
+    place = lax.argmax(flat, flat.ndim - 1, np.int32)[..., None]
+    is_it = lax.broadcasted_iota(np.int32, flat.shape, flat.ndim - 1) == place
     return lax.transpose(is_it.reshape(moved.shape), np.argsort(last))
 
 
@@ -229,26 +227,22 @@ def keeps_places(spread: Any, axes: Sequence[int], like: Any) -> bool:
     return spread.params["broadcast_dimensions"] == kept and len(spread.params["shape"]) == like.aval.ndim
 
 
-def quotient(tape, primals, tracers):
-    """x by its own sum."""
-    x, y = tracers
-    made = Made(tape)
-    total = made.find(y.slot, "broadcast_in_dim", "reduce_sum") if x is not None and y is not None else None
-    if total is None or made.origin(total.parents[0]) != made.origin(x.slot) or not keeps_places(made.nodes[made.origin(y.slot)], total.params["axes"], x):
-        return None
-    return over_axes(of_normalized, total.params["axes"]), x
+def of_a_sum(pull: Callable, *names: str) -> Callable:
+    """A finder of x and what the last of some operations have made of its sum, or of that of its exponentials."""
 
+    def find(tape, primals, tracers):
+        x, y = tracers
+        if x is None or y is None:
+            return None
+        made = Made(tape)
+        first = made.find(y.slot, *names)
+        spread = made.find(y.slot, *names[: names.index("broadcast_in_dim") + 1])
+        total = made.find(y.slot, *names[: names.index("reduce_sum") + 1])
+        if first is None or made.origin(first.parents[0]) != made.origin(x.slot):
+            return None
+        return (over_axes(pull, total.params["axes"]), x) if keeps_places(spread, total.params["axes"], x) else None
 
-def difference(tape, primals, tracers):
-    """x less the logarithm of the sum of its exponentials."""
-    x, y = tracers
-    made = Made(tape)
-    if x is None or y is None or not made.by(LOG_SUM, y.slot) or made.x != made.origin(x.slot):
-        return None
-    spread, total = (made.find(y.slot, "log", "broadcast_in_dim", *more) for more in ([], ["reduce_sum"]))
-    if not keeps_places(spread, total.params["axes"], x):
-        return None
-    return over_axes(of_log_softmax, total.params["axes"]), x
+    return find
 
 
 class LastOperation(Rule):
@@ -281,5 +275,10 @@ class LastOperation(Rule):
 
 
 def last_operations(rules: Mapping[Any, Rule]) -> dict[Any, Rule]:
-    finders = {lax.mul_p: product, lax.div_p: quotient, lax.sub_p: difference, lax.add_p: None}
+    finders = {
+        lax.mul_p: product,
+        lax.div_p: of_a_sum(of_normalized, "broadcast_in_dim", "reduce_sum"),
+        lax.sub_p: of_a_sum(of_log_softmax, "log", "broadcast_in_dim", "reduce_sum", "exp"),
+        lax.add_p: None,
+    }
     return {p: LastOperation(rules[p], find) for p, find in finders.items()}

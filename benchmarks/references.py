@@ -9,11 +9,17 @@ import mpmath as mp
 from mpmath import mpf
 
 
+def real_part(x: Any) -> Any:
+    if isinstance(x, mp.mpc) and abs(x.imag) > abs(x.real) * mpf(2) ** -90:
+        raise ValueError("not real")
+    return mpf(x.real if isinstance(x, mp.mpc) else x)
+
+
 class Series:
     """The value, the slope and the curvature of a function at a point."""
 
     def __init__(self, value: Any, slope: Any = 0, curvature: Any = 0):
-        self.all = mpf(value), mpf(slope), mpf(curvature)
+        self.all = real_part(value), real_part(slope), real_part(curvature)
 
     def __add__(self, other: Any) -> Series:
         return Series(*[x + y for x, y in zip(self.all, of(other).all, strict=True)])

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.scipy.special
 from jax import lax, nn
-from jax.scipy import special
 
 from funcgrad import _jax
 from funcgrad.rules import elementwise
-from funcgrad.rules import special as special_rules
+from funcgrad.rules import special as special_family
 from funcgrad.rules.numbers import is_complex
 from funcgrad.rules.rule import Formula, Rule
 from funcgrad.rules.signature import shaped
 from funcgrad.rules.tables import accurate_slopes as slopes
+from funcgrad.rules.tables import accurate_special as special
 from funcgrad.rules.tables.accurate_functions import KnownFunctions, last_operations
 
 mul = lax.mul
-default: dict[Any, Rule] = {**elementwise.rules, **special_rules.rules}
+default: dict[Any, Rule] = {**elementwise.rules, **special_family.rules}
 
 
 class Accurate(Formula):
@@ -58,13 +59,13 @@ single = {
     lax.atanh_p: slopes.atanh,
     lax.cbrt_p: slopes.cbrt,
     lax.cosh_p: slopes.sinh,
-    lax.digamma_p: slopes.digamma,
-    lax.erf_inv_p: slopes.erf_inv,
-    lax.erf_p: slopes.erf,
-    lax.erfc_p: slopes.erfc,
+    lax.digamma_p: special.digamma,
+    lax.erf_inv_p: special.erf_inv,
+    lax.erf_p: special.erf,
+    lax.erfc_p: special.erfc,
     lax.exp2_p: slopes.exp2,
     lax.expm1_p: lax.exp,
-    lax.lgamma_p: slopes.lgamma,
+    lax.lgamma_p: special.lgamma,
     lax.logistic_p: slopes.logistic,
     lax.rsqrt_p: slopes.rsqrt,
     lax.sinh_p: slopes.cosh,
@@ -85,13 +86,13 @@ primitives = {
 
 #: Functions by their own rules, where JAX's are lost.
 whole = {
-    nn.silu: lambda ct, x: mul(ct, slopes.silu(x)),
-    nn.mish: lambda ct, x: mul(ct, slopes.mish(x)),
+    nn.silu: lambda ct, x: mul(ct, special.silu(x)),
+    nn.mish: lambda ct, x: mul(ct, special.mish(x)),
 }
 with_own_jvp = {
     _jax.logaddexp: Formula(of_two(slopes.logaddexp_x, slopes.logaddexp_y), {}, broadcasts=True),
-    special.log_ndtr: Formula(of_one(slopes.log_ndtr), {}, broadcasts=False),
-    special.logit: Formula(of_one(slopes.logit), {}, broadcasts=False),
+    jax.scipy.special.log_ndtr: Formula(of_one(special.log_ndtr), {}, broadcasts=False),
+    jax.scipy.special.logit: Formula(of_one(special.logit), {}, broadcasts=False),
 }
 rules = {
     **primitives,

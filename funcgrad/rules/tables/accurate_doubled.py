@@ -243,8 +243,8 @@ def sin_cos_pi(x: Any) -> tuple[Doubled, Doubled]:
     return s, choose(lower, -c, c)
 
 
-# The error function. e^(x^2) erfc x is a sum over a grid, with an error of e^(-pi^2/h^2) (Chiarella and Reichel, "On the
-# evaluation of integrals related to the error function", 1968), and near zero the series of erf.
+# The error function. e^(x^2) erfc x is a sum over a grid, with an error of e^(-pi^2/h^2) (Chiarella and Reichel, "On
+# the evaluation of integrals related to the error function", 1968), and near zero the series of erf.
 
 STEP = Fraction(13, 32)
 NODES = [(n * STEP) ** 2 for n in range(1, 20)]

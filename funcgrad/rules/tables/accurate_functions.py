@@ -1,7 +1,7 @@
 """Functions that no key stands for, recognised in another way, since their derivative is lost in that of their parts.
 
-A ``custom_jvp`` function that is not jitted is known by its source. Of a function that is neither, nothing is left but its
-operations: at the last of them the tape is asked how its operands were made.
+A ``custom_jvp`` function that is not jitted is known by its source. Of a function that is neither, nothing is left but
+its operations: at the last of them the tape is asked how its operands were made.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from funcgrad.rules.control.custom import CustomJvp
 from funcgrad.rules.numbers import full_like, is_complex
 from funcgrad.rules.rule import Formula, Rule
 from funcgrad.rules.signature import shape_of, shaped
-from funcgrad.rules.tables import accurate_slopes as slopes
+from funcgrad.rules.tables import accurate_special as special
 
 
 def emit(rule: Formula, tape: Any, primitive: Any, primals: Sequence[Any], tracers: Sequence[Any], out: Any) -> Any:
@@ -149,9 +149,9 @@ def is_near(c: float | None, constant: float, dtype: Any) -> bool:
     return c is not None and math.isclose(c, constant, rel_tol=2 * float(jnp.finfo(dtype).eps))
 
 
-gelu = Formula((lambda ct, x: lax.mul(ct, slopes.tanh_gelu(x)),), {}, broadcasts=False)
-exact_gelu = Formula((lambda ct, x: lax.mul(ct, slopes.exact_gelu(x)),), {}, broadcasts=False)
-ndtr = Formula((lambda ct, x: lax.mul(ct, slopes.ndtr(x)),), {}, broadcasts=False)
+gelu = Formula((lambda ct, x: lax.mul(ct, special.tanh_gelu(x)),), {}, broadcasts=False)
+exact_gelu = Formula((lambda ct, x: lax.mul(ct, special.exact_gelu(x)),), {}, broadcasts=False)
+ndtr = Formula((lambda ct, x: lax.mul(ct, special.ndtr(x)),), {}, broadcasts=False)
 
 
 def scaled(tape: Any, made: Made, slot: int, like: Any) -> Any:

@@ -23,6 +23,7 @@ from funcgrad.rules.control.while_loop import While
 from funcgrad.rules.functions import norms, points
 from funcgrad.rules.rule import Formula, Joint, Rule, Wrapped, broadcasting, formula, joint, no_derivative
 from funcgrad.rules.table import RuleTable
+from funcgrad.rules.tables import accurate as accurately
 from funcgrad.rules.tables import degenerate as of_equal_values
 from funcgrad.rules.tables import estimators, pytorch, saliency
 from funcgrad.rules.tables.wrapping import clipped, in_bfloat16, nan_safe, noisy
@@ -34,6 +35,7 @@ __all__ = [
     "RuleTable",
     "While",
     "Wrapped",
+    "accurate",
     "broadcasting",
     "clipped",
     "deconvnet",
@@ -105,6 +107,8 @@ torch = default.override(pytorch.rules)
 
 #: Eigenvectors and singular vectors of equal values, for losses that do not depend on the choice of a basis.
 degenerate = default.override(of_equal_values.rules)
+#: Right to a few ulp wherever the derivative is a normal number, whatever that keeps or costs.
+accurate = default.override(accurately.rules).map(lambda rule: rule, keeps_source=True)
 
 #: Rounding, signs and comparisons that pass the cotangent on as if they were the identity.
 straight_through = default.override(estimators.rules)

@@ -46,6 +46,7 @@ from jax._src.api_util import InternalFloatingPointError, check_callable
 from jax._src.api_util import _ensure_index as ensure_index
 from jax._src.api_util import _raise_no_nan_in_deoptimized as raise_no_nan_in_deoptimized
 from jax._src.api_util import argnums_partial2 as argnums_partial
+from jax._src.api_util import fun_sourceinfo
 from jax._src.core import concrete_or_error
 from jax._src.dispatch import ArrayCopySemantics, check_arg
 from jax._src.tree_util import broadcast_prefix

@@ -40,7 +40,7 @@ class KnownFunctions(CustomJvp):
     """``custom_jvp`` functions of which some have a rule here, by their source."""
 
     def __init__(self, rules: Mapping[Any, Formula]):
-        self.rules = {_jax.source_of(function.fun): rule for function, rule in rules.items()}
+        self.rules = {_jax.fun_sourceinfo(function.fun): rule for function, rule in rules.items()}
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         rule = self.rules.get(params["subfuns"][0].debug_info.func_src_info)

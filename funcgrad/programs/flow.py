@@ -155,7 +155,8 @@ def size(v: Any) -> int:
     aval = v.aval
     if not isinstance(aval, ShapedArray):
         return 0
-    return math.prod([_jax.evaluated(d, OPEN) for d in aval.shape]) * aval.dtype.itemsize
+    itemsize: int = aval.dtype.itemsize
+    return math.prod([_jax.evaluated(d, OPEN) for d in aval.shape]) * itemsize
 
 
 def fixpoint(start: tuple[bool, ...], step: Callable[[tuple[bool, ...]], Sequence[bool]]) -> tuple[bool, ...]:

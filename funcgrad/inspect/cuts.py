@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import jaxprs_in_params
 
-import funcgrad
 from funcgrad import _jax
 from funcgrad._jax import Jaxpr, Literal
 from funcgrad.engine.tape import is_differentiable
@@ -77,7 +76,7 @@ class Frame(NamedTuple):
 
 def user_frames_of(error: Exception) -> list[Frame]:
     """The user's frames of an error, innermost first."""
-    libraries = tuple(f"{Path(package.__file__).parent}/" for package in (jax, funcgrad))
+    libraries = f"{Path(jax.__file__).parent}/", f"{Path(_jax.__file__).parents[1]}/"
     frames = traceback.extract_tb(error.__traceback__)[::-1]
     return [Frame(f.filename, f.lineno or 0, f.name) for f in frames if not f.filename.startswith(libraries)]
 

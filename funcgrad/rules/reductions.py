@@ -88,7 +88,7 @@ def reduce_by_halves(*operands, computation, jaxpr, dimensions):
             return starts
         if not isinstance(xs[0].shape[axis], int):
             ends = running(lambda a, b: tuple(combine(*a, *b)), tuple(xs), axis)
-            xs = [lax.index_in_dim(x, -1, axis) for x in ends]
+            xs = tuple([lax.index_in_dim(x, -1, axis) for x in ends])
         while xs[0].shape[axis] > 1:
             firsts, seconds, *odd = zip(*(halves(x, axis) for x in xs), strict=True)
             pieces = zip(combine(*firsts, *seconds), *odd, strict=True)

@@ -1,7 +1,7 @@
 """Random ports of random networks in evaluation mode, right ones and ones with a fault in one layer.
 
-``python -m tests.parity.random_ports FIRST COUNT`` judges so many of either kind, from a seed on, and prints for each the seeds
-of right ports that were called wrong, of faults that were missed, and of faults that were said to be elsewhere.
+``python -m tests.parity.random_ports FIRST COUNT`` judges so many of either kind, from a seed on, and prints for each
+the seeds of right ports that were called wrong, of faults that were missed, and of those said to be elsewhere.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class RandomPort:
 
 
 def judged(seeds: Any) -> tuple[list[int], list[int], list[int]]:
-    """The seeds of right ports that were called wrong, of faults that were missed, and of those said to be elsewhere."""
+    """The seeds of right ports called wrong, of faults that were missed, and of faults said to be elsewhere."""
     false, missed, misplaced = [], [], []
     for seed in seeds:
         port = RandomPort(seed)

@@ -177,8 +177,46 @@ def test_a_tangent_may_be_scattered_to_repeated_indices():
 
 
 def test_what_jax_refuses_is_refused_with_its_error():
-    x, u = jnp.asarray(draw(4)), draw(3)
-    with pytest.raises(NotImplementedError, match="unique_indices=True"):
-        fg.grad(lambda u: x.at[REPEATED].multiply(u).sum())(u)
+    x = jnp.asarray(draw(4))
     with pytest.raises(NotImplementedError, match="scatter_apply"):
         fg.grad(lambda x: x.at[0].apply(jnp.sin).sum())(x)
+
+
+# Products of updates that meet.
+
+INDICES = np.array([0, 1, 1, 3, 1, 9])
+
+
+def multiply(x, z):
+    return x.at[INDICES].multiply(z, mode="drop")
+
+
+def multiply_one_by_one(x, z):
+    for i, place in enumerate(INDICES):
+        here = (jnp.arange(len(x)) == place).reshape(-1, *[1] * (x.ndim - 1))
+        x = x * jnp.where(here, z[i], 1.0)
+    return x
+
+
+def gradients(grad, f, x, z):
+    first = grad(weighted(f), (0, 1))
+    return first(x, z), grad(lambda *xs: weighted(lambda *xs: first(*xs))(*xs), (0, 1))(x, z)
+
+
+@pytest.mark.parametrize("zeros", [[], [1], [1, 2, 3]], ids=str)
+@pytest.mark.parametrize("kind", ["entries", "windows", "batch"])
+def test_updates_that_meet_in_a_product_get_the_product_of_the_others(kind, zeros):
+    shape = () if kind == "entries" else (2,)
+    x, z = draw(4, *shape), draw(6, *shape)
+    z[zeros] = 0
+    x[:1] = 0
+    f = jax.vmap(multiply, in_axes=1, out_axes=1) if kind == "batch" else multiply
+    right = quick_jit(lambda x, z: gradients(jax.grad, multiply_one_by_one, x, z))(x, z)
+    assert_close(quick_jit(lambda x, z: gradients(fg.grad, f, x, z))(x, z), right, 1e-12)
+    assert_close(fg.grad(weighted(f), (0, 1))(x, z), right[0], 1e-12)
+
+
+def test_a_product_of_a_segment_has_a_slope_at_zeros():
+    x = jnp.array([0.0, 2.0, 3.0, 4.0, 0.0, 0.0])
+    f = lambda x: jnp.sum(jax.ops.segment_prod(x, jnp.array([0, 0, 1, 1, 2, 2]), 3))  # noqa: E731
+    assert fg.grad(f)(x).tolist() == [2, 0, 4, 3, 0, 0]

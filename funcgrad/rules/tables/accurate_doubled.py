@@ -184,7 +184,7 @@ def reduced(x: Doubled) -> tuple[Any, Doubled]:
     low = lax.select(lax.eq(high, x.high), x.low, full_like(high, 0))
     k = lax.round(lax.mul(high, const(high, 1 / math.log(2))), lax.RoundingMethod.TO_NEAREST_EVEN)
     r = (Doubled(high, low) - constant(high, LN2) * k).scaled(1 / 16)
-    return k, folded(lambda m, _: m * (m + 2), r * series(r, EXPM1, 5), range(4))
+    return k, folded(lambda m, _: m * (m + 2), r * series(r, EXPM1, 8), range(4))
 
 
 def exp(x: Doubled, times: Any = 1) -> Doubled:

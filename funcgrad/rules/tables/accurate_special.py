@@ -231,12 +231,12 @@ logit = successive(
     lambda x: div(div(div(div(sub(mul(const(x, 2), x), const(x, 1)), x), x), sub(const(x, 1), x)), sub(const(x, 1), x)),
 )
 
-# The gamma function: Stirling's series at x + 16 and the recurrence, by reflection for x < 0.
+# The gamma function: Stirling's series at x + 40 and the recurrence, by reflection for x < 0.
 
 BERNOULLI = [Fraction(*b) for b in (
     (1, 6), (-1, 30), (1, 42), (-1, 30), (5, 66), (-691, 2730), (7, 6), (-3617, 510), (43867, 798), (-174611, 330),
 )]  # fmt: skip
-SHIFT = 16
+SHIFT = 40
 
 
 def polygamma_above(x, n):

@@ -31,7 +31,7 @@ def symmetric(x):
 
 def projection(x):
     """That on the eigenvectors of 1."""
-    v, _ = jnp.linalg.eigh(x)
+    _, v = jnp.linalg.eigh(x)
     return v[..., :2] @ jnp.swapaxes(v[..., :2], -1, -2)
 
 
@@ -43,7 +43,7 @@ def contour(x):
 
 
 def exponential(x):
-    v, w = jnp.linalg.eigh(x)
+    w, v = jnp.linalg.eigh(x)
     return (v * jnp.exp(w)) @ v.conj().T
 
 

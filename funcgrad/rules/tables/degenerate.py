@@ -1,7 +1,7 @@
 """Eigenvectors and singular vectors of equal values, for losses that do not depend on the choice of a basis.
 
-The vectors of equal values are any basis of their space. A loss that is the same for all of them has a derivative though
-the vectors have none: what turns a basis in itself is left out, as in Kasim, "Derivatives of partial
+The vectors of equal values are any basis of their space. A loss that is the same for all of them has a derivative
+though they do not: what turns a basis in itself is left out, as in Kasim, "Derivatives of partial
 eigendecomposition of a real symmetric matrix for degenerate cases" (arXiv:2011.04366).
 
 That is not enough for a loss of a function of the matrix, v diag(g(w)) vᴴ. There equal values get different cotangents,

@@ -42,19 +42,19 @@ class Recording:
                 cts[slot] = accumulate(cts[slot], ct)
         scopes = _jax.BackwardScopes(self.scope)
         for node in reversed(self.nodes):
-            outs = []
-            nonzero = False
+            outs, nonzero = [], False
             for slot in node.outs:
-                ct = None
+                outs.append(None if slot is None else cts[slot])
                 if slot is not None:
-                    ct = cts[slot]
+                    nonzero = nonzero or cts[slot] is not None
                     cts[slot] = None
-                    nonzero = nonzero or ct is not None
-                outs.append(ct)
             if not nonzero:
                 continue
-            with scopes.of(node.source):
-                for slot, ct in zip(node.parents, node.rule.pullback(node, outs), strict=True):
+            with scopes.of(node.source, node.settings):
+                pulled = node.rule.pullback(node, outs)
+                for slot, aval, ct in zip(node.parents, node.avals, pulled, strict=True):
+                    if ct is not None and getattr(aval, "sharding", None) is not None:
+                        ct = ct if aval.sharding.mesh is _jax.NO_MESH else _jax.laid_out(ct, aval)
                     cts[slot] = accumulate(cts[slot], ct)
         return cts
 
@@ -94,9 +94,7 @@ class Recording:
 
 def accumulate(a: Any, b: Any) -> Any:
     """The sum of two cotangents of one value, either of which may be None, the symbolic zero."""
-    if a is None:
-        return b
-    return a if b is None else _jax.add_cotangents(a, b)
+    return b if a is None else a if b is None else _jax.add_cotangents(a, b)
 
 
 def reachable(nodes: Sequence[Node], slots: Iterable[int | None]) -> list[Node]:

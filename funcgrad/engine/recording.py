@@ -52,6 +52,8 @@ class Recording:
                 continue
             with scopes.of(node.source, node.settings):
                 pulled = node.rule.pullback(node, outs)
+                if node.rule.checked:
+                    pulled = node.rule.check(node, pulled)
                 for slot, aval, ct in zip(node.parents, node.avals, pulled, strict=True):
                     if ct is not None and getattr(aval, "sharding", None) is not None:
                         ct = ct if aval.sharding.mesh is _jax.NO_MESH else _jax.laid_out(ct, aval)

@@ -8,6 +8,7 @@ import pytest
 from jax import lax
 from jax.experimental.compute_on import compute_on
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core import jaxprs_in_params
 
 import funcgrad as fg
 
@@ -43,7 +44,7 @@ PROGRAMS = {
 def equations(jaxpr):
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in jax.core.jaxprs_in_params(eqn.params):
+        for inner in jaxprs_in_params(eqn.params):
             yield from equations(inner)
 
 

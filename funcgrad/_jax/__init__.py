@@ -21,7 +21,7 @@ from funcgrad._jax.calls import traced_under
 from funcgrad._jax.compat import CHOLESKY_IS_OF_LOWER, ClosedJaxpr, bind_discharged, call_bwd, cur_qdd, flat_tree
 from funcgrad._jax.compat import empty_scan, inlines_early, jit_inlines, scan_layout, scan_params
 from funcgrad._jax.compat import log2_p, one_minus_square_p, pbroadcast_dynamic_p, polynomial_p
-from funcgrad._jax.cotangents import PERTURBED, accumulator, deliver, is_symbolic_zero
+from funcgrad._jax.cotangents import PERTURBED, accumulator, deliver, factor_of, is_symbolic_zero, laid_out, match
 from funcgrad._jax.dimensions import evaluated, is_at_least
 from funcgrad._jax.equations import behave_like, close, effects_refused_by_remat, effects_to_happen_once
 from funcgrad._jax.equations import is_for_debugging, is_plain, is_ref_effect, opened, policy_decision, rebind, ref_uses
@@ -57,9 +57,10 @@ from funcgrad._jax.names import random_unwrap_p, random_wrap_p, reduce_scatter_p
 from funcgrad._jax.names import reshard_p, shard_map_p, swap_p, threefry2x32_p, tie_p, to_edtype_p, unreduced_psum_p
 from funcgrad._jax.names import unreduced_reduce_scatter_p, vary_unreduced_cast_p, xla_metadata_value_p
 from funcgrad._jax.types import add_at, indices_of, is_ref_value, never_differentiated, read_at, replace_at
-from funcgrad._jax.scopes import BackwardScopes, context_of, equation_context, scope_depth, user_frames
-from funcgrad._jax.types import cotangent_fits, ct_type, device_varying_spec, explicit_sharding, host_of
-from funcgrad._jax.types import is_differentiable_dtype, is_ref, is_unsharded, permuted_sharding, stacked_aval
-from funcgrad._jax.types import unmentioned
-from funcgrad._jax.values import add_cotangents, canonicalize, current_trace, is_local, is_tracer, match, may_compile
+from funcgrad._jax.scopes import BackwardScopes, context_of, current_settings, equation_context, scope_depth
+from funcgrad._jax.scopes import user_frames
+from funcgrad._jax.types import NO_MESH, cotangent_fits, ct_sharding, ct_type, device_varying_spec
+from funcgrad._jax.types import dtype_fits, explicit_sharding, is_differentiable_dtype, is_ref, is_unsharded, memory_of
+from funcgrad._jax.types import stacked_aval, unmentioned, whole, with_dimensions
+from funcgrad._jax.values import add_cotangents, canonicalize, current_trace, is_local, is_tracer, may_compile
 from funcgrad._jax.values import register_tracer, runs_eagerly, typed_scalar, typeof, weak_scalar

@@ -5,12 +5,55 @@ from __future__ import annotations
 from typing import Any
 
 from jax.interpreters.ad import JVPTracer, Zero
+from jax.sharding import AxisType, PartitionSpec, use_abstract_mesh
 
-from funcgrad._jax.names import DidntWant, DontWant, GradAccum, GradRef, NullAccum, ValAccum
-from funcgrad._jax.types import is_ref_value
+from funcgrad._jax.names import (
+    DidntWant,
+    DontWant,
+    GradAccum,
+    GradRef,
+    NullAccum,
+    ValAccum,
+    convert_element_type,
+    reshard_p,
+)
+from funcgrad._jax.types import NO_MESH, ct_sharding, explicit_sharding, is_ref_value
+from funcgrad._jax.values import typeof
 
 #: What makes a tracer that contains it one under differentiation in the eyes of ``jax.closure_convert``.
 PERTURBED = JVPTracer(None, 0.0, 0.0)
+
+
+def laid_out(ct: Any, aval: Any) -> Any:
+    """A cotangent in the sharding that the cotangent of a value of type ``aval`` has.
+
+    What is reduced over some axes of a mesh has a cotangent that is unreduced over these, a sum that each device has a
+    part of, and the other way round.
+    """
+    return resharded(ct, ct_sharding(aval))
+
+
+def resharded(x: Any, sharding: Any) -> Any:
+    if sharding is None or AxisType.Explicit not in sharding.mesh.axis_types or typeof(x).sharding == sharding:
+        return x
+    with use_abstract_mesh(sharding.mesh):
+        return reshard_p.bind(x, dst_sharding=sharding, concrete_mesh=None)
+
+
+def factor_of(ct: Any, constant: Any) -> Any:
+    """A constant as what is unreduced can be multiplied by it: reduced over the same axes."""
+    sharding = typeof(ct).sharding
+    if sharding.mesh is NO_MESH or not sharding.spec.unreduced:
+        return constant
+    return resharded(constant, sharding.update(spec=PartitionSpec(reduced=sharding.spec.unreduced)))
+
+
+def match(ct: Any, aval: Any) -> Any:
+    """A cotangent in the very type ``aval``: dtype, weak or not, and sharding."""
+    got = typeof(ct)
+    if got.dtype != aval.dtype or got.weak_type != aval.weak_type:
+        ct = convert_element_type(ct, aval.dtype, aval.weak_type)
+    return ct if got.sharding is aval.sharding else resharded(ct, explicit_sharding(aval))
 
 
 def is_symbolic_zero(x: Any) -> bool:

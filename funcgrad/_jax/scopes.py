@@ -1,10 +1,10 @@
-"""The lines and name scopes that operations carry."""
+"""The lines, name scopes and settings that operations carry."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from funcgrad._jax.names import current_jaxpr_eqn_context, current_scope, source_info_util, traceback_util, user_context
@@ -27,8 +27,12 @@ def scope_depth() -> int:
     return len(current_scope())
 
 
+#: The settings that an operation run here carries: the mesh, metadata for XLA, what it is to be computed on.
+current_settings: Callable[[], Any] = current_jaxpr_eqn_context
+
+
 class BackwardScopes:
-    """Contexts in which backward operations carry the line and name scope of their forward operation.
+    """Contexts in which backward operations carry the line, name scope and settings of their forward operation.
 
     The scope is marked: what ran forward under ``block`` runs back under ``backward(block)``. ``depth`` is how many
     scopes there were around the function, None if the scopes inside of it are to be left as they are.
@@ -39,14 +43,22 @@ class BackwardScopes:
         self.depth = depth or 0
         self.base = scope if depth is None else scope.transform("backward")
         self.last: tuple[Any, Any] = (None, self.base)
+        self.settings = current_settings()
 
-    def of(self, source: Any) -> Any:
-        if source is None:
-            return _nothing
-        stack = source.name_stack
-        if stack is not self.last[0]:
-            self.last = (stack, self.base + stack[self.depth :])
-        return user_context(source.traceback, name_stack=self.last[1])
+    def of(self, source: Any, settings: Any) -> Any:
+        around: Any = _nothing
+        if source is not None:
+            stack = source.name_stack
+            if stack is not self.last[0]:
+                self.last = (stack, self.base + stack[self.depth :])
+            around = user_context(source.traceback, name_stack=self.last[1])
+        return around if settings is self.settings else both(around, settings.manager)
+
+
+@contextlib.contextmanager
+def both(first: Any, second: Any) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 @contextlib.contextmanager
@@ -67,7 +79,4 @@ def equation_context(eqn: Any, with_source: bool, inlined: bool) -> Any:
     source = user_context(None if inlined else info.traceback, name_stack=current_scope() + info.name_stack)
     if same_settings:
         return source
-    both = contextlib.ExitStack()
-    both.enter_context(source)
-    both.enter_context(eqn.ctx.manager)
-    return both
+    return both(source, eqn.ctx.manager)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from jax.ref import AbstractRef
+from jax.sharding import AbstractMesh, PartitionSpec
 from jax.tree_util import PyTreeDef
 
 from funcgrad._jax.names import (
@@ -21,10 +22,26 @@ from funcgrad._jax.names import (
 )
 from funcgrad._jax.names import unmentioned as unmentioned_list
 
+#: The mesh of what is on none.
+NO_MESH = AbstractMesh((), ())
+
 
 def ct_type(aval: Any) -> Any:
     """The type of a value's cotangent; for a reference, of the cotangent of its content."""
     return aval.inner_aval.to_ct_aval() if is_ref(aval) else aval.to_ct_aval()
+
+
+def ct_sharding(aval: Any) -> Any:
+    """The sharding that the cotangent of a value of type ``aval`` must be given; None where there is nothing to say."""
+    if aval.sharding is None or aval.sharding.mesh is NO_MESH:
+        return None
+    return explicit_sharding(aval.to_ct_aval())
+
+
+def whole(x: Any, ndim: int) -> Any:
+    """The sharding of an array that every device of the mesh of ``x`` has all of, where shardings are part of types."""
+    sharding = explicit_sharding(jax.typeof(x))
+    return None if sharding is None else sharding.update(spec=PartitionSpec(*[None] * ndim))
 
 
 def is_differentiable_dtype(dtype: Any) -> bool:
@@ -36,15 +53,21 @@ def cotangent_fits(got: Any, expected: Any) -> bool:
     return typecompat(got, expected) or is_temporary_dtype_exception(got, expected)
 
 
+def dtype_fits(got: Any, expected: Any) -> bool:
+    """Whether a cotangent may be of the dtype it is, as ``jax.vjp`` decides it."""
+    return got.dtype == expected.dtype or is_temporary_dtype_exception(got, expected)
+
+
 @functools.lru_cache(maxsize=4096)
 def stacked_aval(length: Any, aval: Any) -> Any:
     """The type of ``length`` values stacked along a new first axis."""
     return unmapped_aval(length, 0, aval)
 
 
-def host_of(aval: Any) -> MemorySpace | None:
-    """Host memory for a value of that type that lives there, else None: wherever values live by default."""
-    return aval.memory_space if aval.memory_space == MemorySpace.Host else None
+def memory_of(aval: Any, target: Any) -> MemorySpace | None:
+    """Where a value of that type that was put to ``target`` is; None for wherever values are by default."""
+    told = isinstance(target, MemorySpace) or aval.memory_space == MemorySpace.Host
+    return aval.memory_space if told else None
 
 
 def is_unsharded(aval: Any) -> bool:
@@ -58,12 +81,12 @@ def explicit_sharding(aval: Any) -> Any:
     return None if sharding is None or sharding.mesh.empty or sharding.mesh.are_all_axes_auto else sharding
 
 
-def permuted_sharding(aval: Any, order: Iterable[int]) -> Any:
-    """The sharding of ``aval`` with its dimensions taken in ``order``, where shardings are part of types."""
-    sharding = explicit_sharding(aval)
+def with_dimensions(sharding: Any, dims: Iterable[int | None]) -> Any:
+    """A sharding, or None, with the dimensions ``dims`` of it, None for one that is whole."""
     if sharding is None:
         return None
-    return sharding.update(spec=sharding.spec.update(partitions=tuple(sharding.spec.partitions[d] for d in order)))
+    spec = sharding.spec
+    return sharding.update(spec=spec.update(partitions=tuple(None if d is None else spec.partitions[d] for d in dims)))
 
 
 def device_varying_spec(aval: Any, mesh: Any, check_vma: bool, names: tuple[Any, ...]) -> Any:

@@ -18,7 +18,6 @@ from funcgrad._jax.names import (
     TypedNdArray,
     canonicalize_value,
     canonicalize_value_handlers,
-    convert_element_type,
     disable_jit,
     eval_trace,
     pytype_aval_mappings,
@@ -77,14 +76,6 @@ def typed_scalar(x: Any) -> Any:
 
 def weak_scalar(x: np.ndarray) -> Any:
     return TypedNdArray(x, aval=ShapedArray((), x.dtype, weak_type=True))
-
-
-def match(ct: Any, aval: Any) -> Any:
-    """A cotangent in the dtype of ``aval``, weak or not, as a loop's carry must be."""
-    got = typeof(ct)
-    if got.dtype == aval.dtype and got.weak_type == aval.weak_type:
-        return ct
-    return convert_element_type(ct, aval.dtype, aval.weak_type)
 
 
 add_arrays = jax.jit(jax.lax.add)

@@ -37,24 +37,26 @@ class Recording:
         those of the inputs among them. None stands for zero.
         """
         cts: list[Any] = [None] * self.slots
-        seeded = False
-        for slot, ct in seeds:
-            if slot is not None and ct is not None:
-                cts[slot], seeded = accumulate(cts[slot], ct), True
+        given = [(slot, ct) for slot, ct in seeds if slot is not None and ct is not None]
+        for at, ct in given:
+            cts[at] = accumulate(cts[at], ct)
         scopes = _jax.BackwardScopes(self.scope)
         for node in reversed(self.nodes):
-            outs = []
-            nonzero = False
+            outs, nonzero = [], False
             for slot in node.outs:
-                ct = None
+                outs.append(None if slot is None else cts[slot])
                 if slot is not None:
-                    ct, cts[slot] = cts[slot], None
-                    nonzero = nonzero or ct is not None
-                outs.append(ct)
-            if not nonzero and not (seeded and node.rule.of_zeros):
+                    nonzero = nonzero or cts[slot] is not None
+                    cts[slot] = None
+            if not nonzero and not (given and node.rule.of_zeros):
                 continue
-            with scopes.of(node.source):
-                for slot, ct in zip(node.parents, node.rule.pullback(node, outs), strict=True):
+            with scopes.of(node.source, node.settings):
+                pulled = node.rule.pullback(node, outs)
+                if node.rule.checked:
+                    pulled = node.rule.check(node, pulled)
+                for slot, aval, ct in zip(node.parents, node.avals, pulled, strict=True):
+                    if ct is not None and getattr(aval, "sharding", None) is not None:
+                        ct = ct if aval.sharding.mesh is _jax.NO_MESH else _jax.laid_out(ct, aval)
                     cts[slot] = ct if cts[slot] is None else accumulate(cts[slot], ct)
         return cts
 
@@ -94,9 +96,7 @@ class Recording:
 
 def accumulate(a: Any, b: Any) -> Any:
     """The sum of two cotangents of one value, either of which may be None, the symbolic zero."""
-    if a is None:
-        return b
-    return a if b is None else _jax.add_cotangents(a, b)
+    return b if a is None else a if b is None else _jax.add_cotangents(a, b)
 
 
 def reachable(nodes: Sequence[Node], slots: Iterable[int | None]) -> list[Node]:

@@ -2,8 +2,7 @@
 
 Whatever carries a program (a call, a loop, a branch) is differentiated by running the engine over that program once:
 the forward half returns the outputs and the residuals, the backward half maps residuals and cotangents of the outputs
-to cotangents of the inputs. Both are programs, traced once for each choice of active inputs and rules, and shared by
-every call.
+to cotangents of the inputs. Both are programs, traced once for each choice of active inputs and rules.
 """
 
 from __future__ import annotations

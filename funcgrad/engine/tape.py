@@ -6,9 +6,8 @@ forward. The parent may evaluate eagerly, stage out a jaxpr, batch, or be anothe
 compose with ``jit``, ``vmap`` and ``jvp`` without a second mechanism.
 
 A value on the tape is a ``TapeTracer``: the parent's value and a *slot*, the index under which its cotangent will be
-collected. Operations on values without a slot never touch the tape.
-
-A tangent has the slot of the value it belongs to, and a ``Zero`` for a value: so custom JVP rules are recorded too.
+collected. Operations on values without a slot never touch the tape. A tangent has the slot of the value it belongs to,
+and a ``Zero`` for a value: so custom JVP rules are recorded too.
 """
 
 from __future__ import annotations
@@ -45,7 +44,9 @@ class Node:
     avals: list[Any]
     #: The slots of the outputs, None where one is not differentiable.
     outs: list[int | None]
+    #: Line and name scope, and the settings: the mesh, metadata for XLA, what it is computed on.
     source: Any
+    settings: Any
     #: Of which parents somebody asks the cotangents, None for all.
     wanted: tuple[bool, ...] | None = None
     #: An observer's.
@@ -58,7 +59,7 @@ class Node:
         return Node(
             rule or self.rule, self.primitive, self.params, self.static,
             self.residuals if residuals is None else residuals,
-            self.parents, self.avals, self.outs, self.source, wanted or self.wanted, self.note,
+            self.parents, self.avals, self.outs, self.source, self.settings, wanted or self.wanted, self.note,
         )  # fmt: skip
 
 
@@ -192,8 +193,8 @@ class Tape(Trace):
                 results.extend(self.values([value]))
         parents = [t.slot for t in tracers if t is not None]
         avals = [t.aval for t in tracers if t is not None]
-        source = _jax.current_source() if self.keeps_source else None
-        self.nodes.append(Node(rule, primitive, params, static, residuals, parents, avals, slots, source))
+        source, settings = _jax.current_source() if self.keeps_source else None, _jax.current_settings()
+        self.nodes.append(Node(rule, primitive, params, static, residuals, parents, avals, slots, source, settings))
         return results if multiple else results[0]
 
     def write(self, refs: Iterable[TapeTracer | None]) -> None:

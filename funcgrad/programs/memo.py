@@ -21,11 +21,11 @@ def memo(make: Callable[..., Made]) -> Callable[..., Made]:
 
 
 def kept(method: Callable[..., Made]) -> Callable[..., Made]:
-    """A method whose results are kept, by arguments, in the attribute ``known`` of its object."""
+    """A method whose results are kept, by arguments and settings, in the attribute ``known`` of its object."""
 
     @functools.wraps(method)
     def of(self: Any, *key: Any) -> Made:
-        at = (method, *key)
+        at = (method, _jax.current_settings(), *key)
         found: Made | None = self.known.get(at)
         if found is None:
             found = self.known[at] = method(self, *key)

@@ -40,13 +40,14 @@ def contract_with_lhs(ct, x, y_aval, *, dimension_numbers, precision, preferred_
 
 def contract_back(ct, other, aval, numbers, order, precision, preferred_element_type):
     ct, other = _jax.auto_insert_reshard(ct, other)
+    sharding = _jax.with_dimensions(_jax.ct_sharding(aval) or _jax.whole(ct, aval.ndim), order)
     out = lax.dot_general_p.bind(
         ct,
         other,
         dimension_numbers=numbers,
         precision=precision,
         preferred_element_type=preferred_element_type,
-        out_sharding=_jax.permuted_sharding(aval, order),
+        out_sharding=sharding,
     )
     if order != sorted(order):
         out = transposed(out, inverse(order))
@@ -161,7 +162,7 @@ def contract(a, a_names, b, b_names, sizes, names, out_names, aval, *, precision
         numbers,
         precision=precision,
         preferred_element_type=preferred_element_type,
-        out_sharding=_jax.permuted_sharding(aval, order),
+        out_sharding=_jax.with_dimensions(_jax.ct_sharding(aval), order),
     )
     return convert(lax.transpose(out, np.argsort(order)), aval)
 

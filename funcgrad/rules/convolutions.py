@@ -80,7 +80,7 @@ def convolved(x, y, aval, steps, pads, numbers, groups, *, precision, preferred_
         batch_group_count=groups[1],
         precision=precision,
         preferred_element_type=preferred_element_type,
-        out_sharding=_jax.explicit_sharding(aval),
+        out_sharding=_jax.ct_sharding(aval),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.interpreters.ad import add_jaxvals_p
 
-from funcgrad.rules.numbers import const, full_like, is_complex, nonzero, together
+from funcgrad.rules.numbers import const, full_like, is_complex, nonzero, scaled, together
 from funcgrad.rules.rule import broadcasting, formula, no_derivative
 
 mul, div, add, sub, neg, square = lax.mul, lax.div, lax.add, lax.sub, lax.neg, lax.square
@@ -193,7 +193,7 @@ trigonometric = {
 
 
 def share(ct, wins, other_wins):
-    return lax.select(wins, lax.select(other_wins, mul(ct, const(ct, 0.5)), ct), full_like(ct, 0))
+    return lax.select(wins, lax.select(other_wins, scaled(ct, 0.5), ct), full_like(ct, 0))
 
 
 chooser = broadcasting(
@@ -252,9 +252,7 @@ complex_parts = {
 
 
 def convert_back(ct, x_aval):
-    return lax.convert_element_type_p.bind(
-        ct, new_dtype=x_aval.dtype, weak_type=x_aval.weak_type, sharding=x_aval.sharding
-    )
+    return lax.convert_element_type_p.bind(ct, new_dtype=x_aval.dtype, weak_type=x_aval.weak_type, sharding=None)
 
 
 conversions = {

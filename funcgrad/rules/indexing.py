@@ -158,7 +158,7 @@ def overwrite(ct, y, z_aval, **params):
 def replace_by_winners(x, indices, z, **params):
     """The scatter as a sum of the operand's entries that stay and the updates that win."""
     numbers = numbered(z, **params)
-    written = lax.scatter(lax.full(x.shape, 0, numbers.dtype), indices, numbers, **place(params))
+    written = lax.scatter(lax.full_like(x, 0, numbers.dtype), indices, numbers, **place(params))
     stays = lax.eq(written, const(written, 0))
     wins = lax.eq(numbers, read(written, indices, z, **params))
     x, z = lax.select(stays, x, full_like(x, 0)), lax.select(wins, z, full_like(z, 0))
@@ -170,7 +170,7 @@ def numbered(z, *, dimension_numbers, **_):
     shape = [1 if d in dimension_numbers.update_window_dims else n for d, n in enumerate(z.shape)]
     count = math.prod(shape)
     dtype = counting(count, np.uint32, np.uint64)
-    return lax.add(lax.reshape(lax.iota(dtype, count), shape), lax.full(z.shape, 1, dtype))
+    return lax.add(lax.reshape(lax.iota(dtype, count), shape), lax.full_like(z, 1, dtype))
 
 
 class Scatter(Formula):

@@ -26,6 +26,10 @@ def full_like(x: Any, value: Any) -> Any:
     return lax.full_like(x, value)
 
 
+def scaled(ct: Any, factor: float) -> Any:
+    return lax.mul(ct, _jax.factor_of(ct, const(ct, factor)))
+
+
 def is_complex(x: Any) -> bool:
     """Whether ``x``, an array or its type, is complex."""
     return np.dtype(x.dtype).kind == "c"
@@ -63,17 +67,26 @@ def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
 # and the checks of their lax namesakes cost more than the operation.
 
 
-def reshaped(x: Any, aval: Any) -> Any:
-    """``x`` in the shape, and where shardings are types the sharding, of ``aval``."""
-    return lax.reshape_p.bind(x, new_sizes=aval.shape, dimensions=None, sharding=_jax.explicit_sharding(aval))
+def reshaped(ct: Any, aval: Any) -> Any:
+    """``ct`` in the shape of ``aval``, and where shardings are types laid out as the cotangent of such a value."""
+    return reshaped_to(ct, aval.shape, _jax.ct_sharding(aval))
+
+
+def reshaped_to(x: Any, shape: Sequence[int], sharding: Any) -> Any:
+    """``x`` in another shape, its dimensions sharded as those of ``sharding``, if that is not None."""
+    if sharding is not None:
+        # A reshape leaves alone what is unreduced or reduced.
+        spec = _jax.typeof(x).sharding.spec
+        sharding = sharding.update(spec=sharding.spec.update(unreduced=spec.unreduced, reduced=spec.reduced))
+    return lax.reshape_p.bind(x, new_sizes=tuple(shape), dimensions=None, sharding=sharding)
 
 
 def transposed(x: Any, permutation: Sequence[int]) -> Any:
     return lax.transpose_p.bind(x, permutation=tuple(permutation))
 
 
-def summed(x: Any, axes: Sequence[int]) -> Any:
-    return lax.reduce_sum_p.bind(x, axes=tuple(axes), out_sharding=None)
+def summed(x: Any, axes: Sequence[int], sharding: Any = None) -> Any:
+    return lax.reduce_sum_p.bind(x, axes=tuple(axes), out_sharding=sharding)
 
 
 def summed_to(x: Any, shape: tuple[int, ...]) -> Any:

@@ -15,7 +15,7 @@ def put_back(cts, avals, *, devices, srcs, copy_semantics):
             "donate=True is not allowed during transposition of device_put: the donated array is needed again."
         )
     present = [i for i, ct in enumerate(cts) if ct is not None]
-    sources = [_jax.host_of(avals[i]) if srcs[i] is None else srcs[i] for i in present]
+    sources = [_jax.memory_of(avals[i], devices[i]) if srcs[i] is None else srcs[i] for i in present]
     moved = _jax.device_put_p.bind(
         *(cts[i] for i in present),
         devices=tuple(sources),
@@ -27,9 +27,10 @@ def put_back(cts, avals, *, devices, srcs, copy_semantics):
 
 
 def reshard(ct, x_aval, *, concrete_mesh):
-    """ct in the sharding of x."""
-    with _jax.use_abstract_mesh(x_aval.sharding.mesh):
-        return _jax.reshard_p.bind(ct, dst_sharding=x_aval.sharding, concrete_mesh=concrete_mesh)
+    """ct in the sharding of x's cotangents."""
+    sharding = x_aval.to_ct_aval().sharding
+    with _jax.use_abstract_mesh(sharding.mesh):
+        return _jax.reshard_p.bind(ct, dst_sharding=sharding, concrete_mesh=concrete_mesh)
 
 
 def representation(ct, x_aval):

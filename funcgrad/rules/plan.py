@@ -36,16 +36,17 @@ class Saver:
             return self.derived(*values, params=params)
 
 
-def unbroadcast(ct: Any, aval: Any) -> Any:
-    """Sum a cotangent over the dimensions in which its operand was broadcast."""
-    shape, ct_shape = aval.shape, ct.shape
-    if shape != ct_shape:
-        if not shape:
-            ct = summed(ct, range(len(ct_shape)))
-        else:
-            axes = [i for i, (n, m) in enumerate(zip(shape, ct_shape, strict=True)) if n != m]
-            ct = reshaped(summed(ct, axes), aval)
-    return ct
+def unbroadcast(ct: Any, aval: Any, out_ct: Any = None) -> Any:
+    """Sum a cotangent, made of ``out_ct``, over the dimensions in which its operand was broadcast."""
+    shape, ct_shape = aval.shape, getattr(ct, "shape", aval.shape)
+    if shape == ct_shape:
+        return ct
+    if not shape and (out_ct is None or ct_shape == out_ct.shape):
+        return summed(ct, range(len(ct_shape)))
+    axes = [i for i, (n, m) in enumerate(zip(shape, ct_shape, strict=False)) if n != m]
+    if len(shape) != len(ct_shape) or any(shape[i] != 1 for i in axes):
+        return ct  # not broadcast from it, for ``Rule.check`` to say so
+    return reshaped(summed(ct, axes), aval)
 
 
 class Plan:
@@ -55,7 +56,7 @@ class Plan:
     has no derivative.
     """
 
-    __slots__ = ("arrays", "broadcasts", "calls", "fuse", "names", "parts", "savers")
+    __slots__ = ("active", "arrays", "broadcasts", "calls", "fuse", "names", "parts", "savers")
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Plan:
         broadcasts: bool,
         fuses: bool,
     ):
+        self.active = active
         names: list[str] = []
         self.calls: list[tuple[Signature, list[int]] | None] = []
         for index, is_active in enumerate(active):
@@ -119,8 +121,8 @@ class Plan:
                 continue
             signature, picks = call
             x_ct = signature(ct, *[residuals[i] for i in picks], params=params)
-            if self.broadcasts:
-                x_ct = unbroadcast(x_ct, aval)
+            if self.broadcasts and x_ct is not None:
+                x_ct = unbroadcast(x_ct, aval, ct)
             pulled.append(x_ct)
         return pulled
 

@@ -16,15 +16,18 @@ from funcgrad.rules.rule import formula, no_derivative
 
 
 def spread(ct, aval, axes):
-    """A reduced value repeated along the axes it was reduced over."""
+    """The cotangent of what was reduced over ``axes``, repeated along them."""
+    return repeated(ct, aval, axes, _jax.ct_sharding(aval))
+
+
+def repeated(x, aval, axes, sharding):
     kept = tuple([d for d in range(len(aval.shape)) if d not in axes])
-    sharding = _jax.explicit_sharding(aval)
-    return lax.broadcast_in_dim_p.bind(ct, shape=aval.shape, broadcast_dimensions=kept, sharding=sharding)
+    return lax.broadcast_in_dim_p.bind(x, shape=aval.shape, broadcast_dimensions=kept, sharding=sharding)
 
 
 def chosen(x, out, x_aval, *, axes):
     """Where the extremum is attained."""
-    return lax.eq(x, spread(out, x_aval, axes))
+    return lax.eq(x, repeated(out, x_aval, axes, _jax.explicit_sharding(x_aval)))
 
 
 def choose(ct, mask, x_aval, *, axes):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from funcgrad.engine.tape import Node, Tape
+from funcgrad.engine.tape import Node, Tape, is_differentiable
+from funcgrad.rules.checks import as_cotangent, is_own, same_number, where
 from funcgrad.rules.equality import Valued, value_of
 from funcgrad.rules.plan import Plan, Saver, check_linear
 from funcgrad.rules.signature import TAKE, TAKE_ALL, Signature, parameter_names
@@ -20,8 +21,10 @@ class Rule(Valued):
 
     ``record`` is given the operands' values ``primals`` and their ``tracers``, None for one that is not active; it runs
     the primitive in the tape's parent trace, and emits a node of the rule itself, which is asked for the ``pullback``.
-    Where it is ``linear``, active operands are tangents: symbolic zeros. Cotangents have their operands' shapes and
-    dtypes; None stands for zero. Those that ``node.wanted`` does not ask for may be left out.
+    Where it is ``linear``, active operands are tangents: symbolic zeros. ``pullback`` returns a list with a cotangent
+    for each active operand. It has its operand's shape and dtype; None means zero, and stands for those that
+    ``node.wanted`` does not ask for. What is not so is refused, with the name and the line of the rule: a TypeError
+    where there are too many or too few, a ValueError for another shape or dtype.
 
     >>> import jax
     >>> import funcgrad as fg
@@ -36,6 +39,8 @@ class Rule(Valued):
     0.5
     """
 
+    #: Whether what it returns is compared with what it was to return: all rules but the package's own.
+    checked = False
     #: Record even where no operand is active (references are written to whatever is active).
     always = False
     #: Pull back even where all cotangents are zero, as long as others are not.
@@ -44,12 +49,22 @@ class Rule(Valued):
     formula: str = ""
     saved: tuple[str, ...] = ()
 
+    def __init_subclass__(cls) -> None:
+        cls.checked = not is_own(cls)
+
     def record(self, tape: Tape, primitive, primals, tracers, params, linear: bool) -> Any:
         raise NotImplementedError
 
     def pullback(self, node: Node, cts: Sequence[Any]) -> Sequence[Any]:
         """Cotangents for ``node.parents``, given one (or None) for each output."""
         raise NotImplementedError
+
+    def check(self, node: Node, cts: Any) -> list[Any]:
+        """``cts``, which ``pullback`` returned, as cotangents of the active operands."""
+        function = type(self).pullback
+        same_number(node, cts, node.parents, function, "active operands")
+        pairs = enumerate(zip(cts, node.avals, strict=True))
+        return [as_cotangent(node, ct, aval, function, f"active operand {k}") for k, (ct, aval) in pairs]
 
     def map(self, wrap: Callable[[Rule], Rule]) -> Rule:
         """This rule, with the rules that it has itself for other operations wrapped."""
@@ -72,6 +87,7 @@ class Formula(Rule):
         known = [*TAKE, *derived]
         self.signatures = tuple([None if f is None else Signature.read(f, known, ("ct",)) for f in functions])
         self.broadcasts = broadcasts
+        self.checked = type(self).checked or not all(f is None or is_own(f) for f in functions)
         self.plans: dict[tuple[bool, ...], Plan | None] = {}
 
     def parts(self):
@@ -88,6 +104,8 @@ class Formula(Rule):
         try:
             plan = self.plans[active]
         except KeyError:
+            if self.checked:
+                self.check_cover(primitive, tracers)
             plan = self.plan(active)
         if plan is None:
             return tape.parent.process_primitive(primitive, tape.values(primals), params)
@@ -100,6 +118,35 @@ class Formula(Rule):
     def pullback(self, node, cts):
         return node.static.pullback(node, cts)
 
+    def check_cover(self, primitive: Any, tracers: Sequence[Any]) -> None:
+        """Refuse an operand to differentiate that there is no formula for, nor None; ``formula()`` is for none."""
+        count = len(self.signatures)
+        missing = [i for i, t in enumerate(tracers) if t is not None and i >= count and is_differentiable(t.aval)]
+        if missing and count:
+            given = next((where(s.function) for s in self.signatures if s is not None), "None")
+            raise TypeError(
+                f"the rule of '{primitive}', {given}, has formulas for the first {count} operands only, but operand "
+                f"{missing[0]}, of type {tracers[missing[0]].aval.str_short()}, is differentiated too. Give one for "
+                "each operand, None where it has no derivative."
+            )
+
+    def check(self, node, cts):
+        if type(node.static) is not Plan:
+            return super().check(node, cts)
+        checked = []
+        operands = [i for i, is_active in enumerate(node.static.active) if is_active]
+        for k, (i, ct, aval) in enumerate(zip(operands, cts, node.avals, strict=True)):
+            signature = self.signatures[i] if i < len(self.signatures) else None
+            if signature is not None and (node.wanted is None or node.wanted[k]):
+                if ct is None:
+                    raise TypeError(
+                        f"the rule of '{node.primitive}', {where(signature.function)}, returned None for operand {i}. "
+                        "A formula returns a cotangent; where there is no derivative None stands for the formula."
+                    )
+                ct = as_cotangent(node, ct, aval, signature.function, f"operand {i}")
+            checked.append(ct)
+        return checked
+
 
 class Joint(Rule):
     """One function for all operands."""
@@ -111,6 +158,7 @@ class Joint(Rule):
         self.names = tuple([name for name in self.signature.names if name != "active"])
         self.savers = [Saver(name, self.derived, TAKE_ALL) for name in self.names]
         self.single = parameter_names(function)[0][0] == "ct"
+        self.checked = type(self).checked or not is_own(function)
 
     def parts(self):
         return self.signature, tuple(self.derived.items())
@@ -140,7 +188,14 @@ class Joint(Rule):
         saved["active"] = active
         ct = cts[0] if self.single else cts
         pulled = self.signature(ct, *[saved[name] for name in self.signature.names], params=node.params)
+        if self.checked:
+            same_number(node, pulled, active, self.signature.function, "operands")
         return [x_ct for x_ct, is_active in zip(pulled, active, strict=True) if is_active]
+
+    def check(self, node, cts):
+        operands = [i for i, is_active in enumerate(node.static[1]) if is_active]
+        function, given = self.signature.function, zip(operands, cts, node.avals, strict=True)
+        return [as_cotangent(node, ct, aval, function, f"operand {i}") for i, ct, aval in given]
 
 
 class Wrapped(Rule):
@@ -154,6 +209,7 @@ class Wrapped(Rule):
         self, rule: Rule, record: Callable | None = None, pull: Callable | None = None, always: bool | None = None
     ):
         self.rule, self.around_record, self.around_pull = rule, record, pull
+        self.checked = rule.checked
         self.always = rule.always if always is None else always
         self.formula, self.saved, self.of_zeros = rule.formula, rule.saved, rule.of_zeros
 
@@ -176,6 +232,9 @@ class Wrapped(Rule):
 
     def pullback(self, node, cts):
         return self.rule.pullback(node, cts) if self.around_pull is None else self.around_pull(self.rule, node, cts)
+
+    def check(self, node, cts):
+        return self.rule.check(node, cts)
 
 
 def bare(rule: Any) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad.rules.numbers import const, full_like, inverse, reshaped, summed, transposed
+from funcgrad.rules.numbers import const, full_like, inverse, reshaped, reshaped_to, summed, transposed
 from funcgrad.rules.rule import formula, joint, no_derivative
 
 
@@ -14,22 +14,25 @@ def unreshape(ct, x_aval, *, dimensions):
     """ct in the shape of x, with dimensions in x's order."""
     if dimensions is None:
         return reshaped(ct, x_aval)
-    shape = [x_aval.shape[d] for d in dimensions]
-    return transposed(lax.reshape(ct, shape), inverse(dimensions))
+    shape, sharding = [x_aval.shape[d] for d in dimensions], _jax.with_dimensions(_jax.ct_sharding(x_aval), dimensions)
+    return transposed(reshaped_to(ct, shape, sharding), inverse(dimensions))
 
 
 def unbroadcast_in_dim(ct, x_aval, *, shape, broadcast_dimensions):
     """Sum over the dimensions that were added or stretched."""
     stretched = [d for d, n in zip(broadcast_dimensions, x_aval.shape, strict=True) if n == 1 and shape[d] != 1]
     axes = [d for d in range(len(shape)) if d not in broadcast_dimensions or d in stretched]
-    ct = summed(ct, axes) if axes else ct
+    kept = [d for d in range(len(x_aval.shape)) if broadcast_dimensions[d] not in stretched]
+    sharding = _jax.with_dimensions(_jax.ct_sharding(x_aval), kept)
+    ct = summed(ct, axes, sharding) if axes else ct
     return reshaped(ct, x_aval) if stretched else ct
 
 
 def untile(ct, x_aval, *, reps):
     """The sum over the copies."""
     pairs = [k for pair in zip(reps, x_aval.shape, strict=True) for k in pair]
-    return lax.reduce_sum(lax.reshape(ct, pairs), range(0, len(pairs), 2))
+    sharding = _jax.with_dimensions(_jax.ct_sharding(x_aval), [k for d in range(len(reps)) for k in (None, d)])
+    return summed(reshaped_to(ct, pairs, sharding), range(0, len(pairs), 2))
 
 
 def unpad(ct, *, padding_config):

@@ -64,19 +64,20 @@ class Inlined(Halves):
 
     def pullback(self, node: Any, cts: Sequence[Any]) -> list[Any]:
         types = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])
-        half, mask = self.known.get((types, node.wanted)) or self.backward(node, types)
+        at = (types, node.wanted, _jax.current_settings())
+        half, mask = self.known.get(at) or self.backward(node, at)
         pulled = half(_jax.current_trace(), [*node.residuals, *present(cts)], node.params)
         return pulled if len(pulled) == len(mask) else spread(pulled, mask)
 
-    def backward(self, node: Any, types: tuple) -> tuple[Half, list[bool]]:
-        """The backward half for cotangents of the very types ``types``, and which of the node's parents get one."""
-        active = node.static[1]
+    def backward(self, node: Any, at: tuple) -> tuple[Half, list[bool]]:
+        """The backward half for cotangents of the very types ``at[0]``, and which of the node's parents get one."""
+        types, active = at[0], node.static[1]
         wanted = None
         if node.wanted is not None:
             asked = iter(node.wanted)
             wanted = tuple([a and next(asked) for a in active])
         program, mask = self.split.backward(tuple(map(_jax.typeof, node.residuals)), types, wanted)
-        made = self.known[types, node.wanted] = Half(program), [has for has, a in zip(mask, active, strict=True) if a]
+        made = self.known[at] = Half(program), [has for has, a in zip(mask, active, strict=True) if a]
         return made
 
 

@@ -70,7 +70,7 @@ def body_in_place(program: ClosedJaxpr, carries: Sequence[tuple[int, int]]) -> C
     return Rewriting(body, links).program()
 
 
-def is_large(v: Var) -> bool:
+def is_large(v: Any) -> bool:
     return _jax.is_unsharded(v.aval) and bool(v.aval.shape) and is_number(v.aval) and size(v) >= IN_PLACE_BYTES
 
 

@@ -178,10 +178,12 @@ def doubled_identity(x):
     return near, Doubled(near).scaled(0.5), constant(x, 1)
 
 
-silu = successive(
-    lambda x: gated_slope(*doubled_identity(x)),
-    lambda x: gated_curvature(*doubled_identity(x), constant(x, 0)),
-)
+def silu_curvature(x):
+    near, u, v = doubled_identity(x)
+    return gated_curvature(near, u, v, constant(x, 0))
+
+
+silu = successive(lambda x: gated_slope(*doubled_identity(x)), silu_curvature)
 
 ROOT_2_OVER_PI = 2 * DENSITY
 CUBIC = Fraction("0.044715")
@@ -195,10 +197,12 @@ def bent(x):
     return x, u, (square * (3 * CUBIC) + 1) * (2 * ROOT_2_OVER_PI)
 
 
-tanh_gelu = successive(
-    lambda x: gated_slope(*bent(x)),
-    lambda x: gated_curvature(*bent(x), constant(x, 12 * CUBIC * ROOT_2_OVER_PI) * bent(x)[0]),
-)
+def tanh_gelu_curvature(x):
+    near, u, v = bent(x)
+    return gated_curvature(near, u, v, constant(x, 12 * CUBIC * ROOT_2_OVER_PI) * near)
+
+
+tanh_gelu = successive(lambda x: gated_slope(*bent(x)), tanh_gelu_curvature)
 
 
 def mish_parts(x):

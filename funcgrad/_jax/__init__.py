@@ -31,7 +31,7 @@ from funcgrad._jax.names import all_gather_reduced, api_boundary, argnums_partia
 from funcgrad._jax.names import auto_insert_reshard, broadcast_prefix, check_arg, check_callable, concrete_or_error
 from funcgrad._jax.names import current_scope, current_source, DontWant, DropVar, dtypes, ensure_index, eval_trace
 from funcgrad._jax.names import foreign_accumulations, foreign_linearizations, get_referent, InternalFloatingPointError
-from funcgrad._jax.names import batch_program, fancy_primitive_batchers, fun_sourceinfo, physical_aval
+from funcgrad._jax.names import batch_program, fun_sourceinfo, physical_aval
 from funcgrad._jax.names import Jaxpr, Literal, manual_names, new_jaxpr_eqn, no_effects, NotNeeded, one_like, preduced
 from funcgrad._jax.names import Primitive, program_effects, pvary, raise_no_nan_in_deoptimized, reduced_vary_cast
 from funcgrad._jax.names import piecewise, replicated_spec, set_current_trace, standard_basis, std, take_current_trace

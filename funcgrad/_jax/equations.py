@@ -12,7 +12,13 @@ from jax.ad_checkpoint import Offloadable, Recompute
 from jax.debug import DebugEffect, OrderedDebugEffect
 from jax.interpreters.ad import primitive_jvps as foreign_jvps
 from jax.interpreters.ad import zeros_like_aval
-from jax.interpreters.partial_eval import dce_jaxpr, trace_to_jaxpr_dynamic
+from jax.interpreters.partial_eval import (
+    custom_partial_eval_rules,
+    dce_jaxpr,
+    dce_rules,
+    partial_eval_jaxpr_custom_rules,
+    trace_to_jaxpr_dynamic,
+)
 from jax.sharding import use_abstract_mesh
 
 from funcgrad._jax.compat import ClosedJaxpr
@@ -28,14 +34,11 @@ from funcgrad._jax.names import (
     current_jaxpr_eqn_context,
     current_scope,
     current_source,
-    custom_partial_eval_rules,
-    dce_rules,
     ensure_enum,
     foreign_accumulations,
     inline_jaxpr_into_trace,
     jit_p,
     mem_kind_to_space,
-    partial_eval_jaxpr_custom_rules,
     positional_effects,
     remat_allowed_effects,
     set_current_trace,

@@ -64,12 +64,10 @@ from jax._src.traceback_util import api_boundary
 from jax._src.interpreters.ad import GradAccum, NullAccum, ValAccum
 from jax._src.interpreters.ad import fancy_transposes as foreign_accumulations
 from jax._src.interpreters.ad import primitive_linearizations as foreign_linearizations
-from jax._src.interpreters.partial_eval import custom_partial_eval_rules, dce_rules, ensure_enum
-from jax._src.interpreters.partial_eval import partial_eval_jaxpr_custom_rules
+from jax._src.interpreters.partial_eval import ensure_enum
 
 # Functions.
 from jax._src.interpreters.batching import _batch_jaxpr2 as batch_program
-from jax._src.interpreters.batching import fancy_primitive_batchers
 from jax._src.interpreters.partial_eval import trace_to_jaxpr as trace_to_program
 from jax._src.numpy.lax_numpy import _piecewise as piecewise
 from jax._src.lax.other import logaddexp

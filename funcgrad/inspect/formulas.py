@@ -78,7 +78,8 @@ def text_of(function: Callable, names: Mapping[str, str] | None = None) -> str:
     """
     known = summary(function)
     if known:
-        return known
+        said = said_formula(function)
+        return known if said is None else shown(said)
     result = read(function, names)
     if isinstance(result, ast.expr) and len(shown(result)) <= LONGEST:
         return shown(result)
@@ -94,6 +95,17 @@ def summary(function: Callable) -> str:
     """The first sentence of a docstring."""
     doc = inspect.getdoc(inspect.unwrap(function)) if hasattr(function, "__code__") else None
     return "" if not doc else " ".join(doc.split("\n\n")[0].split()).partition(". ")[0].rstrip(".").replace("``", "")
+
+
+def said_formula(function: Callable) -> ast.expr | None:
+    """The formula that a docstring begins with, up to a comma and with ``^`` for powers; None where it is words."""
+    try:
+        said = ast.parse(summary(function).split(", ")[0].replace("^", "**"), mode="eval").body
+    except SyntaxError:
+        return None
+    names = {node.id for node in ast.walk(said) if isinstance(node, ast.Name)}
+    known = {*inspect.signature(function).parameters, "sqrt", "exp", "log"}
+    return said if names <= known and isinstance(said, ast.BinOp | ast.UnaryOp | ast.Call) else None
 
 
 def read(function: Callable, names: Mapping[str, str] | None = None) -> ast.expr | list[ast.expr] | None:
@@ -122,7 +134,7 @@ OPERATORS: dict[str, type[ast.operator] | type[ast.cmpop]] = {
 }  # fmt: skip
 SHORT = {"select": "where", "reduce_sum": "sum", "broadcast_in_dim": "broadcast", "convert_element_type": "convert"}
 #: Functions that only say what type a constant or a value is to have, by the argument that counts.
-CASTS = {"const": 1, "full_like": 1, "convert": 0, "instantiated": 0, "zeros": None, "zeros_like": None}
+CASTS = {"const": 1, "factor_of": 1, "full_like": 1, "convert": 0, "instantiated": 0, "zeros": None, "zeros_like": None}
 #: Parameters that do not change what is computed.
 SETTINGS = {
     "accuracy", "precision", "preferred_element_type", "out_dtype", "sharding", "out_sharding", "dimensions",
@@ -309,11 +321,15 @@ class Reader(ast.NodeTransformer):
                 return ast.BinOp(ast.Constant(1), ast.Div(), ast.Call(ast.Name("sqrt"), args[:1], []))
         # JAX's and NumPy's functions are known by their names.
         package = getattr(function, "__module__", "").partition(".")[0]
-        if not isinstance(function, FunctionType) or package in ("jax", "numpy") or summary(function):
+        if not isinstance(function, FunctionType) or package in ("jax", "numpy"):
+            return None
+        said = said_formula(function)
+        if said is None and summary(function):
             return None
         try:
             given = inspect.signature(function).bind_partial(*args, **keywords).arguments
-            result = Reader(function, {k: x for k, x in given.items() if isinstance(x, ast.expr)}).result()
+            reader = Reader(function, {k: x for k, x in given.items() if isinstance(x, ast.expr)})
+            result = reader.result() if said is None else reader.expression(said)
         except (TypeError, Unreadable):
             return None
         return result if isinstance(result, ast.expr) else None

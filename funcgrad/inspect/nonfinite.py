@@ -109,8 +109,8 @@ PROGRAMS = (Carrier, InPlace, ShardMap, Foreign, Custom)
 def record_in_scope(rule, tape, primitive, primals, tracers, params, linear):
     """Record in a scope of its own with the operation's name, in which the pullback runs too."""
     rule, recorded, primals, tracers, params = resolved(rule, tape, primitive, primals, tracers, params, linear)
-    is_program = isinstance(rule, PROGRAMS)
-    with contextlib.nullcontext() if is_program else jax.named_scope(f"{NODE}{next(_numbers)}.{primitive}"):
+    name = f"{NODE}{next(_numbers)}.{rule.known_as(primitive, params)}"
+    with contextlib.nullcontext() if isinstance(rule, PROGRAMS) else jax.named_scope(name):
         return rule.record(tape, recorded, primals, tracers, params, linear)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 from jax.core import ShapedArray
-from jax.interpreters import mlir
+from jax.interpreters import batching, mlir
 
 from funcgrad import _jax
 from funcgrad._jax import Primitive, remat_p
@@ -65,7 +65,7 @@ def conditional(*operands: Any, **params: Any) -> Any:
     return lax.cond(true, lambda *xs: plain(*xs, **params), lambda *xs: zeros_of(zeros), *operands)
 
 
-_jax.fancy_primitive_batchers[waiting_p] = batched
+batching.fancy_primitive_batchers[waiting_p] = batched
 mlir.register_lowering(replica_p, lowered_replica)
 mlir.register_lowering(waiting_p, mlir.lower_fun(plain, multiple_results=True))
 mlir.register_lowering(waiting_p, mlir.lower_fun(conditional, multiple_results=True), platform="cpu")

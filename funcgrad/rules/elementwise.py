@@ -65,11 +65,12 @@ def power_slope(x, y):
 
 
 def integer_power(ct, x, *, y):
+    """ct * y * x^(y - 1), in an order in which nothing vanishes before the product does"""
     if y == 0:
         return full_like(ct, 0)
     if y == 1:
         return ct
-    if y < 0:  # x^(y-1) vanishes before the product does.
+    if y < 0:
         return mul(div(mul(ct, const(x, y)), x), lax.integer_pow(x, y))
     return mul(ct, mul(const(x, y), x if y == 2 else lax.integer_pow(x, y - 1)))
 

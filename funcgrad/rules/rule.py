@@ -66,6 +66,10 @@ class Rule(Valued):
         pairs = enumerate(zip(cts, node.avals, strict=True))
         return [as_cotangent(node, ct, aval, function, f"active operand {k}") for k, (ct, aval) in pairs]
 
+    def known_as(self, primitive, params) -> str:
+        """The name of the operation in reports."""
+        return str(primitive)
+
     def map(self, wrap: Callable[[Rule], Rule]) -> Rule:
         """This rule, with the rules that it has itself for other operations wrapped."""
         return self
@@ -229,6 +233,9 @@ class Wrapped(Rule):
             elif type(node.rule) is not Wrapped or node.rule.around_pull is not self.around_pull:
                 node.rule = Wrapped(node.rule, self.around_record, self.around_pull)
         return outs
+
+    def known_as(self, primitive, params):
+        return self.rule.known_as(primitive, params)
 
     def pullback(self, node, cts):
         return self.rule.pullback(node, cts) if self.around_pull is None else self.around_pull(self.rule, node, cts)

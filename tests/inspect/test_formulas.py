@@ -27,7 +27,7 @@ table = fg.rules.default
         (lax.div_p, ["ct / y", "-ct * out / y"]),
         (lax.exp_p, ["ct * out"]),
         (lax.tan_p, ["ct * (1 + out**2)"]),
-        (lax.asin_p, ["ct / sqrt((1 - x) * (1 + x))"]),
+        (lax.asin_p, ["ct / sqrt(1 - x**2)"]),
         (lax.logistic_p, ["ct * out * (1 - out)"]),
         (lax.erf_p, ["ct * (2 / sqrt(pi) * exp(-clamp(-40, x, 40)**2))"]),
         (lax.clamp_p, ["where(below, ct, 0)", "where(inside, ct, 0)", "where(above, ct, 0)"]),

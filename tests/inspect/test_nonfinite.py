@@ -163,7 +163,7 @@ class TestPlaces:
             return jnp.linalg.norm(x)
 
         found = find(lambda x: jnp.sum(jax.vmap(inner)(x)), jnp.array([[3.0, 4.0], [0.0, 0.0]]))
-        assert summary(found) == ("sqrt", "backward") and found.line == line_of(inner, "norm") and found.index == (1,)
+        assert summary(found) == ("sqrt", "backward") and found.line == line_of(inner, "norm") and found.index == (1, 0)
 
     def test_a_checkpoint_is_looked_into(self):
         assert summary(find(jax.checkpoint(lambda x: jnp.sum(jnp.sqrt(x))), V)) == ("sqrt", "backward")

@@ -31,9 +31,10 @@ SHAPING = {lax.broadcast_in_dim_p, lax.reshape_p, lax.squeeze_p, lax.transpose_p
 
 
 class Norm(NamedTuple):
-    """Of which order, over which axes, and how the sums are shaped after: an order of dimensions, or a shape."""
+    """Of which order, by which root, over which axes, and how the sums are shaped then: to an order or a shape."""
 
     order: float
+    root: Any
     axes: tuple[int, ...]
     shaping: tuple[tuple[bool, tuple[int, ...]], ...]
 
@@ -73,7 +74,7 @@ def norm_of(program: Any) -> Norm | None:
             shaping.append((True, tuple(eqn.params["permutation"])))
         elif eqn.primitive in SHAPING:
             shaping.append((False, eqn.invars[0].aval.shape))
-    return Norm(order, tuple(map(int, eqns[sums].params["axes"])), tuple(shaping))
+    return Norm(order, root.primitive, tuple(map(int, eqns[sums].params["axes"])), tuple(shaping))
 
 
 @jax.custom_batching.custom_vmap
@@ -134,6 +135,10 @@ def pull(ct: Any, x: Any, out: Any, norm: Norm) -> Any:
 class NormRule(Rule):
     formula = "ct (x / out)^(p - 1)"
     saved = ("x", "out")
+
+    def known_as(self, primitive, params):
+        norm = norm_of(params["jaxpr"])
+        return str(primitive if norm is None else norm.root)
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         norm = norm_of(params["jaxpr"])

@@ -27,6 +27,9 @@ class FunctionRule(Rule):
 
     function: Function
 
+    def known_as(self, primitive, params):
+        return self.function.name
+
     def record(self, tape, primitive, primals, tracers, params, linear):
         call = call_of(params["jaxpr"], self.function)
         active = tuple([t is not None for t in tracers])

@@ -1,4 +1,4 @@
-"""Derivatives right to 4 ulp wherever they are normal numbers, whatever they keep or cost.
+"""Derivatives made to be right to 4 ulp where they are normal numbers, whatever they keep or cost.
 
 Rules of single operations keep the operand and compute the slope from it. What is no operation is recognised by what it
 is made of: a function with a derivative of its own (``logaddexp``, ``logit``, ``log_ndtr``) by its source, and one that
@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax.scipy.special
+import numpy as np
 from jax import lax, nn
 
 from funcgrad import _jax
 from funcgrad.rules import elementwise
 from funcgrad.rules import special as special_family
-from funcgrad.rules.numbers import is_complex
+from funcgrad.rules.numbers import full_like, is_complex
 from funcgrad.rules.rule import Formula, Rule
 from funcgrad.rules.signature import shaped
 from funcgrad.rules.tables import accurate_slopes as slopes
@@ -50,6 +51,11 @@ def float_of(y: Any, x: Any) -> Any:
     return lax.convert_element_type(y, x.dtype)
 
 
+def not_negative(x: Any) -> Any:
+    """x where its logarithm is a number, else NaN"""
+    return lax.select(lax.lt(x, full_like(x, 0)), full_like(x, np.nan), x)
+
+
 single = {
     lax.acos_p: slopes.acos,
     lax.acosh_p: slopes.acosh,
@@ -80,7 +86,7 @@ primitives = {
     lax.pow_p: Accurate(
         default[lax.pow_p],
         lambda ct, x, y: mul(ct, slopes.pow_x(x, float_of(y, x))),
-        lambda ct, x, y: mul(ct, slopes.pow_y(x, y)),
+        lambda ct, x, y: mul(ct, slopes.pow_y(not_negative(x), y)),
     ),
 }
 

@@ -415,41 +415,46 @@ def test_memory_is_the_slots_and_a_few_states(f):
         assert slots <= states(slots) <= slots + 4
 
 
+class Counted:
+    """A number that is asked for anew in each step: effects happen once, however often a step is run.
+
+    Where XLA sees that it is asked for twice in a row for the same step it asks once.
+    """
+
+    def __init__(self, number):
+        self.number, self.count = np.float32(number), 0
+
+    def __call__(self, i):
+        return jax.pure_callback(self.asked, jax.ShapeDtypeStruct((), np.float32), i)
+
+    def asked(self, i):
+        self.count += 1
+        return self.number
+
+
 @pytest.mark.parametrize("f", [of_known_length, of_unknown_length])
 def test_at_most_three_forward_evaluations_are_repeated(f, monkeypatch):
-    count = 0
-
-    def tick():
-        nonlocal count
-        count += 1
+    factor = Counted(0.999)
 
     def counted(i, x):
-        jax.debug.callback(tick)
-        return 0.999 * x
+        return factor(i) * x
 
     monkeypatch.setitem(f.__globals__, "wave", counted)
     gradient = jax.jit(fg.grad(lambda x, n: f(x, n)))
     for n in (1, DEFAULT_SLOTS, 10 * DEFAULT_SLOTS, 100 * DEFAULT_SLOTS):
-        count = 0
+        factor.count = 0
         np.testing.assert_allclose(gradient(jnp.ones(1), n), 0.999**n, rtol=1e-2)
-        jax.effects_barrier()
-        assert n <= count - n <= 3 * n
+        assert n - 1 <= factor.count - n <= 3 * n
 
 
 def test_loops_that_fit_into_the_slots_are_run_once_more():
-    count = 0
-
-    def tick():
-        nonlocal count
-        count += 1
+    factor = Counted(1)
 
     def body(i, x):
-        jax.debug.callback(tick)
-        return jnp.sin(x)
+        return jnp.sin(x) * factor(i)
 
-    jax.jit(fg.grad(lambda x, n: lax.fori_loop(0, n, body, x)))(1.0, DEFAULT_SLOTS)
-    jax.effects_barrier()
-    assert count == 2 * DEFAULT_SLOTS
+    jax.block_until_ready(jax.jit(fg.grad(lambda x, n: lax.fori_loop(0, n, body, x)))(1.0, DEFAULT_SLOTS))
+    assert factor.count - DEFAULT_SLOTS in (DEFAULT_SLOTS - 1, DEFAULT_SLOTS)
 
 
 def test_a_loop_without_active_values_stays_a_loop():

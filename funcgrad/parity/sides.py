@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from funcgrad import _jax
 from funcgrad.parity.arrays import NARROW, TORCH_DTYPES, by_name, cast, is_array, is_float, to_numpy, to_tensor
 from funcgrad.parity.modules import ModuleLoss
-from funcgrad.rules import Rule, RuleTable, Wrapped
+from funcgrad.rules import Rule, RuleTable, Wrapped, default
 from funcgrad.rules.control.rewriting import Rewrite
 from funcgrad.rules.rule import Formula, Joint
 from funcgrad.transforms import value_and_grad
@@ -113,7 +113,7 @@ def run_jax(loss: Callable, inputs: Inputs, rules: RuleTable, dtype: Any = None,
     if wide:
         rules = rules.replacing({p: Wrapped(r, in_float64, always=True) for p, r in rules.items() if computes(p, r)})
     with contextlib.ExitStack() as settings:
-        if not rules.functions:  # the rules of whole functions, which must stay calls
+        if set(rules.functions) <= set(default.functions):  # others have rules that are theirs as calls only
             settings.enter_context(jax.disable_jit())
         if dtype is not None:
             inputs = inputs.cast(dtype)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from jax.experimental.compute_on import compute_on
+from jax._src.compute_on import extend_compute_type
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import jaxprs_in_params
 
@@ -25,7 +25,7 @@ def under(context, enter):
 
 CONTEXTS = {
     "metadata": under("xla_metadata", lambda: set_xla_metadata(phase="block")),
-    "what it is computed on": under("compute_type", lambda: compute_on("device_host")),
+    "what it is computed on": under("compute_type", lambda: extend_compute_type("device_host")),
 }
 
 
@@ -104,7 +104,7 @@ def test_metadata_reaches_what_is_compiled():
 def test_a_cotangent_goes_back_to_the_memory_that_its_operand_is_in():
     def f(x):
         there = jax.device_put(x, jax.memory.Space.Host)
-        with compute_on("device_host"):
+        with extend_compute_type("device_host"):
             there = jnp.sin(there) * there[0]
         return jnp.sum(jax.device_put(there, jax.memory.Space.Device))
 

@@ -108,7 +108,7 @@ torch = default.override(pytorch.rules)
 #: Eigenvectors and singular vectors of equal values, for losses that do not depend on the choice of a basis.
 degenerate = default.override(of_equal_values.rules)
 #: Right to a few ulp wherever the derivative is a normal number, whatever that keeps or costs.
-accurate = default.override(accurately.rules).map(lambda rule: rule, keeps_source=True)
+accurate = RuleTable(dict(default.override(accurately.rules)), default.fallback, keeps_source=True)
 
 #: Rounding, signs and comparisons that pass the cotangent on as if they were the identity.
 straight_through = default.override(estimators.rules)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from funcgrad import _jax
-from funcgrad.rules.functions.recognition import FunctionKey, key_of
+from funcgrad.rules.functions.recognition import FunctionKey, key_of, primitives_in
 from funcgrad.rules.functions.rules import entry
 from funcgrad.rules.rule import Rule
 
@@ -21,7 +21,9 @@ class RuleTable(Mapping[Any, Rule]):
     program by these rules is not made again.
     """
 
-    __slots__ = ("__weakref__", "_derived", "_functions", "_hash", "_rules", "fallback", "keeps_source", "of_primitive")
+    __slots__ = (
+        "__weakref__", "_derived", "_functions", "_hash", "_rules", "changed", "fallback", "keeps_source", "of_primitive"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -29,6 +31,7 @@ class RuleTable(Mapping[Any, Rule]):
         fallback: Rule | None = None,
         keeps_source: bool = False,
         hashed: int | None = None,
+        changed: frozenset[Any] = frozenset(),
     ):
         self._rules: dict[Any, Rule] = dict(rules)
         self._derived: weakref.WeakKeyDictionary[Callable[[RuleTable], RuleTable], RuleTable] = (
@@ -46,6 +49,8 @@ class RuleTable(Mapping[Any, Rule]):
                 self._functions.setdefault(key.source, []).append(key)
         #: The rule of primitives that are not in the table but in JAX's own, None for none.
         self.fallback = fallback
+        #: The keys that have been given another rule.
+        self.changed = changed
 
     def override(self, rules: Mapping[Any, Any]) -> RuleTable:
         """A new table with ``rules`` in place of this one's.
@@ -81,7 +86,8 @@ class RuleTable(Mapping[Any, Rule]):
         """This table with other rules for some of its keys, both as tables hold them."""
         before = {key: self._rules[key] for key in rules if key in self._rules}
         hashed = self._hash + sum(map(hash, rules.items())) - sum(map(hash, before.items()))
-        table = RuleTable({**self._rules, **rules}, self.fallback, self.keeps_source, hashed)
+        changed = self.changed.union(rules)
+        table = RuleTable({**self._rules, **rules}, self.fallback, self.keeps_source, hashed, changed)
         known = tables.get(table)
         equal = None if known is None else known()
         if equal is None:
@@ -91,7 +97,8 @@ class RuleTable(Mapping[Any, Rule]):
     def map(self, wrap: Callable[[Rule], Rule], keeps_source: bool = False) -> RuleTable:
         """The table of these rules, and the fallback, each wrapped."""
         rules = {key: wrap(rule.map(wrap)) for key, rule in self._rules.items()}
-        return RuleTable(rules, None if self.fallback is None else wrap(self.fallback), keeps_source)
+        fallback = None if self.fallback is None else wrap(self.fallback)
+        return RuleTable(rules, fallback, keeps_source, changed=self.changed)
 
     def derived(self, make: Callable[[RuleTable], RuleTable]) -> RuleTable:
         """What ``make`` makes of this table: always the same, since programs are split once for each table."""
@@ -106,9 +113,15 @@ class RuleTable(Mapping[Any, Rule]):
         return [key for keys in self._functions.values() for key in keys]
 
     def of_program(self, program: Any) -> Rule | None:
-        """The rule of the function that a jitted program is of, None where that has none."""
+        """The rule of the function that a jitted program is of, None where that has none.
+
+        The package's own rule of one of JAX's functions yields to a rule that a primitive in it has been given.
+        """
         keys = self._functions.get(program.jaxpr.debug_info.func_src_info)
-        return None if keys is None else next((self._rules[key] for key in keys if key.is_of(program)), None)
+        key = None if keys is None else next((key for key in keys if key.is_of(program)), None)
+        if key is None or (key not in self.changed and not self.changed.isdisjoint(primitives_in(program))):
+            return None
+        return self._rules[key]
 
     def has_rule_of(self, custom: Any) -> bool:
         """Whether the jitted function that a ``custom_jvp`` or ``custom_vjp`` function is of has a rule."""

@@ -360,3 +360,13 @@ def test_the_fallback_is_for_primitives_that_only_jax_has_a_rule_for(monkeypatch
     assert without.foreign() == []
     with pytest.raises(NotImplementedError, match="no derivative rule for the primitive 'foreign_square'"):
         fg.grad(p.bind, rules=without)(3.0)
+
+
+def test_a_rule_of_one_of_jax_s_functions_yields_to_a_rule_of_a_primitive_in_it():
+    flat = fg.rules.default.override({lax.sqrt_p: lambda ct, out: jnp.where(out > 0, 0.5 * ct / out, 0.0)})
+    slope = lambda x, rules: fg.grad(lambda x: jnp.sum(jax.jit(jnp.linalg.norm)(x)), rules=rules)(x)  # noqa: E731
+    assert np.isnan(slope(jnp.zeros(3), fg.rules.default)).all()
+    assert (slope(jnp.zeros(3), flat) == 0).all() and (slope(jnp.zeros(3), fg.rules.nan_safe(flat)) == 0).all()
+    np.testing.assert_allclose(slope(jnp.array([3e25, 4e25]), fg.rules.default), [0.6, 0.8], rtol=1e-6)
+    other = flat.override({jnp.linalg.norm: lambda ct, x: ct * x})
+    np.testing.assert_allclose(slope(jnp.array([3.0, 4.0]), other), [3, 4])

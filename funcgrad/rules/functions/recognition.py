@@ -233,6 +233,20 @@ def batch(fun: Callable, batching: Any, in_axes: Sequence[Any], out_axes: Sequen
     return lambda *xs: [x.sum(0) if axis is None else x for x, axis in zip(mapped(*xs), out_axes, strict=True)]
 
 
+@_jax.weakref_lru_cache
+def primitives_in(program: Any) -> frozenset[Any]:
+    """The primitives of a program, at any depth."""
+    from jax.extend.core import jaxprs_in_params  # imported late, since that takes longer than importing funcgrad
+
+    found: set[Any] = set()
+    rest = [program.jaxpr]
+    while rest:
+        for eqn in rest.pop().eqns:
+            found.add(eqn.primitive)
+            rest.extend(jaxprs_in_params(eqn.params))
+    return frozenset(found)
+
+
 def is_call(program: Any) -> bool:
     """Whether a program of a function is a call of it, batched or not: half a derivative has no argument names."""
     return program.jaxpr.debug_info.arg_names is not None

@@ -22,7 +22,8 @@ class RuleTable(Mapping[Any, Rule]):
     """
 
     __slots__ = (
-        "__weakref__", "_derived", "_functions", "_hash", "_rules", "changed", "fallback", "keeps_source", "of_primitive"
+        "__weakref__", "_derived", "_functions", "_hash", "_rules", "changed", "fallback", "keeps_source",
+        "of_primitive",
     )  # fmt: skip
 
     def __init__(

@@ -1,5 +1,8 @@
 """Derivative rules: one file per family of primitives, gathered in immutable tables."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from funcgrad.rules import (
     collectives,
     contractions,
@@ -102,17 +105,23 @@ def table_of(rules: RuleTable | None) -> RuleTable:
     return rules
 
 
+def beside(rules: Mapping[Any, Any], keeps_source: bool = False) -> RuleTable:
+    """A table of the package's: the default's rules of functions do not yield to these."""
+    return RuleTable(dict(default.override(rules)), default.fallback, keeps_source)
+
+
 #: PyTorch's subgradients, wherever they differ from JAX's.
-torch = default.override(pytorch.rules)
+torch = beside(pytorch.rules)
 
 #: Eigenvectors and singular vectors of equal values, for losses that do not depend on the choice of a basis.
-degenerate = default.override(of_equal_values.rules)
-#: Right to a few ulp wherever the derivative is a normal number, whatever that keeps or costs.
-accurate = RuleTable(dict(default.override(accurately.rules)), default.fallback, keeps_source=True)
+degenerate = beside(of_equal_values.rules)
+
+#: Right to a few ulp where the derivative is a normal number, whatever that keeps or costs.
+accurate = beside(accurately.rules, keeps_source=True)
 
 #: Rounding, signs and comparisons that pass the cotangent on as if they were the identity.
-straight_through = default.override(estimators.rules)
+straight_through = beside(estimators.rules)
 
 #: ``jax.nn.relu`` as for pictures of what a network looks at.
-guided_backpropagation = default.override(saliency.guided)
-deconvnet = default.override(saliency.deconvolution)
+guided_backpropagation = beside(saliency.guided)
+deconvnet = beside(saliency.deconvolution)

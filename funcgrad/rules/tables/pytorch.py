@@ -169,6 +169,7 @@ def polygamma_slope(x, y):
 
 
 operations = {
+    lax.bessel_i0e_p: formula(lambda ct, x: zero_where(is_zero(x), mul(ct, special.bessel_i0e_slope(x)))),
     lax.abs_p: formula(absolute, slope=sign_of),
     lax.sign_p: formula(across),
     lax.pow_p: elementwise.by_slopes(

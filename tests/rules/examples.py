@@ -20,6 +20,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from funcgrad import _jax
+from funcgrad.programs.waiting import waiting_p
 from funcgrad.rules import later
 
 
@@ -300,7 +301,14 @@ linalg = [
     of(_jax.geqrf_p, lambda x: jnp.linalg.qr(x, mode="raw"), draw(4, 3), order=0),
     of(lax.linalg.householder_product_p, lax.linalg.householder_product, draw(4, 3), draw(3), order=0),
     of(lax.linalg.ormqr_p, lax.linalg.ormqr, draw(4, 3), draw(3), draw(4, 2), order=0),
-    of(lax.linalg.cholesky_update_p, lax.linalg.cholesky_update, np.triu(posdef(3)), draw(3), order=0),
+    of(
+        lax.linalg.cholesky_update_p,
+        # It takes triangular matrices only, and mixes in what else it is given.
+        lambda x, y: lax.linalg.cholesky_update(jnp.triu(x), y),
+        np.triu(posdef(3)),
+        draw(3),
+        order=0,
+    ),
     of(lax.linalg.symmetric_product_p, lax.linalg.symmetric_product, draw(3, 2), draw(3, 3), order=0),
     of(lax.linalg.svd_p, lambda x: lax.linalg.svd(x, full_matrices=False, compute_uv=False), draw(4, 3), note="values"),
     of(
@@ -505,6 +513,7 @@ WITHOUT = {
     _jax.from_edtype_p: "no extended dtype that comes with JAX has a derivative",
     _jax.pbroadcast_p: "runs on GPUs only",
     _jax.stage_p: "offered to a trace as a method, stage_value",
+    waiting_p: "jax.checkpoint on the way back: programs/test_waiting.py",
     _jax.remat_opt_p: "inside the forward function of a custom_vjp with optimize_remat",
     **dict.fromkeys([_jax.custom_jvp_call_p, _jax.custom_vjp_call_p], "functions, not operations: test_custom.py"),
     _jax.eval_jaxpr_p: "staged out as a call",

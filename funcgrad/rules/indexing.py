@@ -17,7 +17,7 @@ from funcgrad._jax import set_current_trace
 from funcgrad.rules.control.rewriting import Recompute
 from funcgrad.rules.numbers import const, counting, extent, full_like, nonzero
 from funcgrad.rules.rule import Formula, formula, joint
-from funcgrad.rules.signature import shape_of
+from funcgrad.rules.signature import typeof_or_zero
 
 
 def unslice(ct, x_aval, *, start_indices, limit_indices, strides):
@@ -142,7 +142,7 @@ class ScatterMul(Formula):
     """Formulas where no two updates meet, products of groups of updates where some may."""
 
     def record(self, tape, primitive, primals, tracers, params, linear):
-        if tracers[2] is None or params["unique_indices"] or is_single(primals[2], **params):
+        if tracers[2] is None or not some_meet(typeof_or_zero(primals[2]), **params):
             return super().record(tape, primitive, primals, tracers, params, linear)
         return in_groups.record(tape, primitive, primals, tracers, params, linear)
 
@@ -181,16 +181,16 @@ class Scatter(Formula):
             raise NotImplementedError(
                 "x.at[i].apply(f) (lax.scatter_apply) has no derivative rule; write x.at[i].set(f(x[i])) instead"
             )
-        if tracers[2] is None or params["unique_indices"] or is_single(primals[2], **params):
+        if tracers[2] is None or not some_meet(typeof_or_zero(primals[2]), **params):
             return super().record(tape, primitive, primals, tracers, params, linear)
         with set_current_trace(tape):
             return replace_by_winners(*[x if t is None else t for x, t in zip(primals, tracers, strict=True)], **params)
 
 
-def is_single(z, *, dimension_numbers, **_) -> bool:
-    """Whether the updates are one window, which meets no other."""
-    shape = shape_of(z)
-    return all(n == 1 for d, n in enumerate(shape) if d not in dimension_numbers.update_window_dims)
+def some_meet(z_aval, *, dimension_numbers, unique_indices, **_) -> bool:
+    """Whether two windows of the updates may have an entry in common: one window meets no other."""
+    windows = [n for d, n in enumerate(z_aval.shape) if d not in dimension_numbers.update_window_dims]
+    return not unique_indices and any(n != 1 for n in windows)
 
 
 # The larger or the smaller. Whoever attains the extremum, the old value included, has an equal share in its cotangent.
@@ -200,8 +200,9 @@ def attained(x, y, z, out, **params):
     """At each update: how many attain the extremum, and whether the old value and the update are among them."""
     extremum, old = read(out, y, z, **params), read(x, y, z, **params)
     x_wins, z_wins = lax.eq(old, extremum), lax.eq(z, extremum)
-    one_each = lax.convert_element_type(z_wins, x.dtype)
-    count = read(lax.scatter_add(full_like(x, 0), y, one_each, **place(params)), y, z, **params)
+    count = lax.convert_element_type(z_wins, x.dtype)
+    if some_meet(z, **params):
+        count = read(lax.scatter_add(full_like(x, 0), y, count, **place(params)), y, z, **params)
     count = lax.add(count, lax.convert_element_type(x_wins, x.dtype))
     return lax.max(count, const(count, 1)), x_wins, z_wins
 
@@ -211,9 +212,15 @@ def choose(ct, y, z_aval, winners, active, **params):
     count, x_wins, z_wins = winners
     x_ct = z_ct = None
     if active[0]:
-        # Updates that meet write the same number. What ct is divided by is scattered, not ct: that is linear in it.
-        shares = lax.scatter(full_like(ct, 1), y, lax.select(x_wins, count, full_like(count, 0)), **place(params))
-        x_ct = lax.select(lax.eq(shares, const(shares, 0)), full_like(ct, 0), lax.div(ct, nonzero(shares)))
+        # What ct is divided by is scattered, not ct: that is linear in it.
+        divisors = lax.select(x_wins, count, full_like(count, 0))
+        if some_meet(z_aval, **params):
+            # Updates that meet write the same number.
+            divisors = lax.scatter(full_like(ct, 1), y, divisors, **place(params))
+            x_ct = lax.select(lax.eq(divisors, const(divisors, 0)), full_like(ct, 0), lax.div(ct, nonzero(divisors)))
+        else:
+            shares = lax.select(x_wins, lax.integer_pow(count, -1), divisors)
+            x_ct = lax.scatter_mul(ct, y, shares, **{**place(params), "unique_indices": True})
     if active[2]:
         share = lax.div(read(ct, y, z_aval, **params), count)
         z_ct = lax.select(z_wins, share, full_like(share, 0))

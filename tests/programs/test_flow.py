@@ -81,4 +81,4 @@ def test_a_value_of_an_extended_type_has_the_size_of_what_is_inside():
     scale = types.SimpleNamespace(aval=jax.core.ShapedArray((3,), Scale()))
     key = types.SimpleNamespace(aval=jax.typeof(jax.random.key(0, impl="threefry2x32")))
     assert not hasattr(Scale(), "itemsize") and size(scale) == 24 and size(key) == 8
-    assert not is_large(scale.aval) and not is_large(key.aval)
+    assert not is_large(scale) and not is_large(key)

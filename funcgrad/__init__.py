@@ -11,6 +11,7 @@ from funcgrad.transforms import grad, hessian, hvp, jacrev, value_and_grad, vjp
 
 if TYPE_CHECKING:
     from funcgrad import parity as parity
+    from funcgrad.budgets.checkpoint import checkpoint
     from funcgrad.inspect.cotangents import cotangents
     from funcgrad.inspect.explain import explain
     from funcgrad.inspect.nonfinite import find_nonfinite
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "backward_source",
+    "checkpoint",
     "cotangents",
     "explain",
     "find_nonfinite",
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 #: What is imported when it is first asked for: training does without.
 _LATER = {
     "backward_source": "funcgrad.inspect.source",
+    "checkpoint": "funcgrad.budgets.checkpoint",
     "cotangents": "funcgrad.inspect.cotangents",
     "explain": "funcgrad.inspect.explain",
     "find_nonfinite": "funcgrad.inspect.nonfinite",

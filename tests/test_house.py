@@ -21,7 +21,7 @@ FLOORS = [
     ["rules"],
     ["pullback"],
     ["transforms"],
-    ["inspect", "parity", "checking", "losses", "nn", "training"],
+    ["budgets", "inspect", "parity", "checking", "losses", "nn", "training"],
     ["__init__", "__main__"],
 ]
 #: What of the rules takes the tape in hand; formulas do not.

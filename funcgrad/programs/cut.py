@@ -49,16 +49,22 @@ def price(eqn: Any) -> float | None:
     return None
 
 
-def cut(program: ClosedJaxpr, wanted: Sequence[Any], cost: Callable[[Var], int]) -> list[Var] | None:
+#: What it costs to run an equation again, None where that is not done.
+Price = Callable[[Any], float | None]
+
+
+def cut(
+    program: ClosedJaxpr, wanted: Sequence[Any], cost: Callable[[Var], float], price: Price = price
+) -> list[Var] | None:
     """The variables of ``program`` to keep, at ``cost`` each, so that ``wanted`` can be computed from them.
 
-    None where that is the variables wanted.
+    ``price`` is that of running an equation again. None where what is to be kept is the variables wanted.
     """
     needed = list(dict.fromkeys(v for v in wanted if type(v) is not Literal))
     if sum(map(cost, needed)) == 0:
         return None
     makers = {v: eqn for eqn in program.jaxpr.eqns for v in eqn.outvars}
-    graph = Graph(needed, makers, cost)
+    graph = Graph(needed, makers, cost, price)
     kept = graph.cut()
     return None if set(kept) == set(needed) else kept
 
@@ -66,7 +72,7 @@ def cut(program: ClosedJaxpr, wanted: Sequence[Any], cost: Callable[[Var], int])
 class Graph:
     """The values behind ``needed``: each an edge from being computed to being had, of the price of keeping it."""
 
-    def __init__(self, needed: Sequence[Var], makers: dict[Var, Any], cost: Callable[[Var], int]):
+    def __init__(self, needed: Sequence[Var], makers: dict[Var, Any], cost: Callable[[Var], float], price: Price):
         self.values: list[Var] = []
         number: dict[Any, int] = {}
         source, sink = 0, 1

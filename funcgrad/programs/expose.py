@@ -59,8 +59,18 @@ def expose(program: ClosedJaxpr, policy: Policy) -> tuple[ClosedJaxpr, ClosedJax
             named = eqn.primitive is name_p and type(eqn.invars[0]) is not Literal
             aliases = (eqn.invars[0],) if named else ()
             saved.update({v: Saved(decision, aliases) for v in eqn.outvars if not isinstance(v, _jax.DropVar)})
-    forms = [_jax.with_parts(program, eqns=eqns) for eqns in (shown, fed)]
-    return forms[0], forms[1], saved
+    return _jax.with_parts(program, eqns=shown), reading(program, fed, saved), saved
+
+
+def reading(program: ClosedJaxpr, eqns: Sequence[Any], saved: dict[Var, Saved]) -> ClosedJaxpr:
+    """``program`` with these equations, where what reads another variable of a saved value's reads the saved one."""
+    value = {u: v for v, how in saved.items() for u in how.aliases}
+
+    def of(x: Any) -> Any:
+        return x if type(x) is Literal else value.get(x, x)
+
+    read = [eqn.replace(invars=[of(x) for x in eqn.invars]) for eqn in eqns] if value else list(eqns)
+    return _jax.with_parts(program, eqns=read, outvars=[of(x) for x in program.jaxpr.outvars])
 
 
 def is_rounding(eqn: Any) -> bool:
@@ -82,14 +92,14 @@ def expose_scan(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
     if not saved:
         return eqn, eqn, {}
     layout = _jax.scan_layout(eqn.params)
-    outs = list(zip(body.jaxpr.outvars, eqn.outvars, strict=True))[layout[1] :]
+    outs = list(zip(fed.jaxpr.outvars, eqn.outvars, strict=True))[layout[1] :]
     returned = {v: stack for v, stack in outs if v in saved and not isinstance(stack, _jax.DropVar)}
     more = {v: Var(_jax.stacked_aval(eqn.params["length"], v.aval)) for v in saved if v not in returned}
     stacks = {v: returned.get(v) or more[v] for v in saved}
     shown_body = with_outputs(shown, [*body.jaxpr.outvars, *more])
     shown_params = _jax.scan_params(eqn.params, shown_body, *layout)
     shown_eqn = eqn.replace(outvars=[*eqn.outvars, *more.values()], params=shown_params)
-    fed_body = slice_program(fed, body.jaxpr.outvars, list(saved), keep=_jax.is_for_debugging, refs=True)
+    fed_body = slice_program(fed, fed.jaxpr.outvars, list(saved), keep=_jax.is_for_debugging, refs=True)
     params = _jax.scan_params(eqn.params, fed_body, *layout)
     fed_eqn = eqn.replace(invars=[*eqn.invars, *stacks.values()], params=params)
     return shown_eqn, fed_eqn, {stacks[v]: Saved(None) for v in saved}
@@ -108,7 +118,7 @@ def expose_cond(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
     for branch, (shown, fed, _), group in zip(branches, forms, groups, strict=True):
         outvars, stop = branch.jaxpr.outvars, start + len(group)
         shown_branches.append(padded(with_outputs(shown, [*outvars, *group]), len(outvars), avals, start))
-        own = slice_program(fed, outvars, group, keep=_jax.is_for_debugging, refs=True)
+        own = slice_program(fed, fed.jaxpr.outvars, group, keep=_jax.is_for_debugging, refs=True)
         fed_branches.append(picking(own, len(branch.in_avals), avals, start, stop))
         start = stop
     shown_params = {**eqn.params, "branches": tuple(shown_branches)}

@@ -81,27 +81,25 @@ class RematHalves(Halves):
             forward, fed, saved = expose(inline_jits(forward), policy)
         saved = {**dict.fromkeys(read_outside(forward), Saved(None)), **saved}
         jaxpr = forward.jaxpr
-        wanted = self.split.residuals(jaxpr.invars, jaxpr.outvars)
+        wanted = self.split.residuals(jaxpr.invars, fed.jaxpr.outvars)
 
         def runs_again(eqn: Any) -> bool:
             return _jax.is_for_debugging(eqn) and (policy is None or _jax.policy_decision(policy, eqn) is None)
 
         read = variables_read(slice_program(fed, wanted, list(saved), keep=runs_again))
-        kept = [v for v in saved if not read.isdisjoint((v, *saved[v].aliases))]
+        kept = [v for v in saved if v in read]
         self.send = [saved[v].send for v in kept]
         self.fetch = [saved[v].fetch for v in kept]
-        # A named value and the value it names are one, so either stands for both.
-        self.given = [(k, u) for k, v in enumerate(kept) for u in (v, *saved[v].aliases)]
-        again = slice_program(fed, wanted, [u for _, u in self.given], keep=runs_again)
+        again = slice_program(fed, wanted, kept, keep=runs_again)
         read = variables_read(again)
         self.used_inputs = [i for i, v in enumerate(jaxpr.invars) if v in read]
-        self.again = taking(again, [*(jaxpr.invars[i] for i in self.used_inputs), *(u for _, u in self.given)])
+        self.again = taking(again, [*(jaxpr.invars[i] for i in self.used_inputs), *kept])
         ahead = slice_program(forward, [*jaxpr.outvars[:count], *kept], keep=lambda eqn: bool(eqn.effects))
         self.forward = _jax.without_dead_code(round_saved(ahead, kept))
 
     def run_again(self, inputs: Sequence[Any], saved: Sequence[Any]) -> list[Any]:
         """The residuals of the split, computed again."""
-        return evaluate(self.again, *inputs, *(saved[k] for k, _ in self.given))
+        return evaluate(self.again, *inputs, *saved)
 
     @kept
     def backward(self, avals: tuple, ct_avals: tuple, wanted: tuple[bool, ...]) -> tuple[Any, list[bool]]:

@@ -19,6 +19,7 @@ from jax.interpreters import batching, mlir
 
 from funcgrad import _jax
 from funcgrad._jax import Primitive, remat_p
+from funcgrad.programs.convolution import with_plain_convolutions
 from funcgrad.programs.platform import zeros_of
 
 #: The number of this replica, which is 0 but under ``pmap``.
@@ -62,6 +63,7 @@ def plain(*operands: Any, **params: Any) -> Any:
 def conditional(*operands: Any, **params: Any) -> Any:
     true = lax.population_count(replica_p.bind()) <= 32
     zeros = [v.aval for v in params["jaxpr"].outvars]
+    params["jaxpr"] = with_plain_convolutions(params["jaxpr"])
     return lax.cond(true, lambda *xs: plain(*xs, **params), lambda *xs: zeros_of(zeros), *operands)
 
 

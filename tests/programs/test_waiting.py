@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,3 +156,27 @@ def test_the_pullback_is_linear_to_jax():
     (pullback,) = fg.vjp(f, x)[1:]
     (back,) = jax.linear_transpose(jax.jit(lambda ct: pullback(ct)[0]), x)(np.ones(7, np.float32))
     assert_same(back, jax.jvp(f, (x,), (jnp.ones(7),))[1], 1e-5)
+
+
+LAYOUTS = [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("CHWN", "IHWO", "HWCN")]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_convolutions_are_brought_into_a_form_that_is_fast_inside_of_a_conditional(layout):
+    def of(spec, **sizes):
+        return [sizes[axis] for axis in spec]
+
+    x = jnp.cos(jnp.arange(3 * 8 * 9 * 4.0)).reshape(of(layout[0], N=3, H=8, W=9, C=4))
+    w = jnp.sin(jnp.arange(3 * 3 * 4 * 4.0)).reshape(of(layout[1], H=3, W=3, I=4, O=4))
+
+    @jax.jit
+    def convolved(x, w):
+        return jnp.tanh(lax.conv_general_dilated(x, w, (1, 1), "SAME", (1, 1), (1, 2), layout))
+
+    def loss(wrap):
+        return lambda x, w: jnp.sum(jnp.cos(wrap(lambda x, w: jnp.tanh(convolved(x, w)) ** 2)(x, w)))
+
+    program = compiled(fg.grad(loss(jax.checkpoint), (0, 1)), x, w)
+    assert_same(program(x, w), fg.grad(loss(lambda f: f), (0, 1))(x, w), 1e-5)
+    inside, _ = program.as_text().split("\nENTRY")
+    assert set(re.findall(r"dim_labels=(\S+?),? ", inside)) == {"b01f_01io->b01f"}

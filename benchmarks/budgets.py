@@ -1,0 +1,93 @@
+"""What gradients hold and cost that were told how much memory they may take: ``fg.checkpoint(fun, memory=)``.
+
+python -m benchmarks.budgets [PROGRAM...] [--budgets 0.5 0.25] [--time] [--planning]
+
+Memory is XLA's temporary memory of the compiled gradient, operations those of its optimised text, loops included; both
+are exact. Times (``--time``) are medians of ratios, each pair run in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+import funcgrad as fg
+from benchmarks.flops import count
+from benchmarks.measure import compare
+from benchmarks.workloads.large import programs
+from funcgrad.budgets.plan import Plan
+from funcgrad.budgets.units import in_units
+
+
+class Gradient:
+    """A compiled gradient: what it holds besides arguments and results, and the operations it takes."""
+
+    def __init__(self, f: Callable[..., Any], args: tuple[Any, ...]):
+        self.args = args
+        self.run = jax.jit(fg.grad(f)).lower(*args).compile()
+        self.held = self.run.memory_analysis().temp_size_in_bytes
+        self.flops = count(self.run.as_text()) or float("nan")
+
+    def __call__(self) -> Any:
+        return jax.block_until_ready(self.run(*self.args))
+
+
+def report(name: str, budgets: list[float], with_time: bool) -> None:
+    f, args = programs()[name]
+    plain = Gradient(f, args)
+    print(f"{name}: {in_units(plain.held)}, {plain.flops / 1e6:.0f} million operations")
+    plan = Plan(flat(f, args))
+    for budget in budgets:
+        try:
+            point = plan.within(budget * plan.curve[0].held)
+        except ValueError as error:
+            point = plan.curve[-1]
+            print(f"  {budget:4}  {error}")
+        part = min(1.0, point.held / plan.curve[0].held * (1 + 1e-9))
+        found = Gradient(fg.checkpoint(f, memory=part), args)
+        row = f"  {budget:4}  memory {found.held / plain.held:.3f}, foretold {point.held / plain.held:.3f}"
+        row += f"  operations {found.flops / plain.flops:.3f}"
+        if with_time:
+            row += f"  time {compare(plain, found, budget=10.0).ratio:.2f}"
+        print(row, flush=True)
+
+
+def planning(layers: int = 24) -> None:
+    """The time that planning takes beside that of tracing the plain gradient, each for functions seen first."""
+
+    def trace(of: Callable[..., Any]) -> float:
+        f, args = programs(layers)["GPT-2"]
+        start = time.perf_counter()
+        jax.make_jaxpr(of(lambda *xs: f(*xs)))(*args)
+        return time.perf_counter() - start
+
+    trace(fg.grad)
+    trace(lambda f: fg.grad(fg.checkpoint(f, memory=0.3)))
+    ratios = sorted(trace(lambda f: fg.grad(fg.checkpoint(f, memory=0.3))) / trace(fg.grad) for _ in range(5))
+    print(f"GPT-2 of {layers} layers: tracing with a plan takes {ratios[2]:.2f} of tracing without")
+
+
+def flat(f: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    leaves, tree = jax.tree.flatten(args)
+    return jax.make_jaxpr(lambda *xs: f(*jax.tree.unflatten(tree, xs)))(*leaves)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("programs", nargs="*", help="all of them if none is named")
+    parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.25])
+    parser.add_argument("--time", action="store_true")
+    parser.add_argument("--planning", action="store_true")
+    told = parser.parse_args()
+    for name in told.programs or programs():
+        report(name, told.budgets, told.time)
+    if told.planning:
+        planning()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ together is the balance between them, which for a chain of equal steps is the sq
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,16 +65,25 @@ def lightest(crossing: Sequence[int], weights: Sequence[int], is_alone: Sequence
     n = len(weights)
     best: list[float] = [0.0] * (n + 1)
     before = [0] * (n + 1)
+    # Where a segment may begin that ends here, the best first; of those that are equal the first makes fewer segments.
+    open_starts: deque[int] = deque()
+    first, weight = 0, 0
     for end in range(1, n + 1):
-        start, weight = end - 1, weights[end - 1]
-        best[end], before[end] = best[start], start
-        if not is_alone[start]:
-            while start > 0 and not is_alone[start - 1] and weight + weights[start - 1] <= most:
-                start -= 1
-                weight += weights[start]
-                if best[start] < best[end] or (best[start] == best[end] and crossing[end]):
-                    best[end], before[end] = best[start], start
-        best[end] += crossing[end] if end < n else 0
+        last = end - 1
+        if is_alone[last] or (last > 0 and is_alone[last - 1]):
+            open_starts.clear()
+            first, weight = last, 0
+        weight += weights[last]
+        while first < last and weight > most:
+            weight -= weights[first]
+            first += 1
+        while open_starts and best[open_starts[-1]] > best[last]:
+            open_starts.pop()
+        open_starts.append(last)
+        while open_starts[0] < first:
+            open_starts.popleft()
+        before[end] = open_starts[0]
+        best[end] = best[before[end]] + (crossing[end] if end < n else 0)
     starts, at = [], n
     while at:
         at = before[at]

@@ -111,7 +111,9 @@ def run_jax(loss: Callable, inputs: Inputs, rules: RuleTable, dtype: Any = None,
     rules = rules.override({name_p: Observed(run), remat_p: spelled_out})
     rules = rules.override({random_bits_p: REFUSED, rng_uniform_p: REFUSED})
     if wide:
-        rules = rules.replacing({p: Wrapped(r, in_float64, always=True) for p, r in rules.items() if computes(p, r)})
+        # These rules do what they did, so rules of functions do not yield to them.
+        wider = {p: Wrapped(r, in_float64, always=True) for p, r in rules.items() if computes(p, r)}
+        rules = RuleTable({**rules, **wider}, rules.fallback, rules.keeps_source, changed=rules.changed)
     with contextlib.ExitStack() as settings:
         if set(rules.functions) <= set(default.functions):  # others have rules that are theirs as calls only
             settings.enter_context(jax.disable_jit())

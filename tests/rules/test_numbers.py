@@ -293,3 +293,22 @@ def test_bessel_functions_have_slopes_at_zero_and_near_it(order, double):
         np.testing.assert_allclose(got, right, rtol=1e-12, atol=1e-14)
     single = fg.grad(lambda z: jnp.sum(special.bessel_jn(z, v=2, n_iter=30)[1]))(np.float32([0, 0.1, 8]))
     np.testing.assert_allclose(single, [float(mpmath.besselj(1, z, 1)) for z in (0, 0.1, 8)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_infinities_share_what_is_as_infinite_as_they_are(reverse):
+    inf = np.inf
+    rows = np.float32([
+        [inf, 0, inf, 1], [-inf, -inf, 0, -inf], [-inf, -inf, -inf, -inf], [0, inf, 100, inf], [0.3, 0.1, -1, 2],
+    ])  # fmt: skip
+    ct = np.cos(np.arange(4, dtype=np.float32))
+    _, pullback = fg.vjp(lambda x: lax.cumlogsumexp(x, 1, reverse), rows)
+    (got,) = jax.jit(pullback)(np.broadcast_to(ct, rows.shape))
+    for x, slopes in zip(rows, got, strict=True):
+        right = np.zeros(4)
+        for j in range(4):
+            seen = slice(j, None) if reverse else slice(j + 1)
+            top = x[seen].max()
+            terms = x[seen] == top if np.isinf(top) else np.exp(x[seen] - top)
+            right[seen] += ct[j] * terms / terms.sum()
+        np.testing.assert_allclose(slopes, right, rtol=1e-5, atol=1e-6)

@@ -23,7 +23,7 @@ from funcgrad.rules import (
 )
 from funcgrad.rules.control import calls, cond, custom, foreign, jit, refs, remat, scan, shard_map, while_loop
 from funcgrad.rules.control.while_loop import While
-from funcgrad.rules.functions import norms, points
+from funcgrad.rules.functions import bessel, norms, pinv, points
 from funcgrad.rules.rule import Formula, Joint, Rule, Wrapped, broadcasting, formula, joint, no_derivative
 from funcgrad.rules.table import RuleTable
 from funcgrad.rules.tables import accurate as accurately
@@ -85,6 +85,8 @@ families = (
     foreign,
     norms,
     points,
+    bessel,
+    pinv,
 )
 
 #: Every rule the library has.

@@ -49,17 +49,30 @@ def log_sum_exp(ct, x, out, *, axis, reverse):
     if x.size == 0:
         return ct
     n = x.shape[axis]
-    here, later = lax.slice_in_dim(out, 0, n - 1, axis=axis), lax.slice_in_dim(out, 1, n, axis=axis)
-    factors = exp_difference(later, here) if reverse else exp_difference(here, later)
+    infinities = lax.cumsum(lax.convert_element_type(is_infinity(x), x.dtype), axis, reverse)
+    places = lax.broadcasted_iota(x.dtype, x.shape, axis)
+    so_far = lax.sub(full_like(x, n), places) if reverse else lax.add(places, const(x, 1))
+    # How many entries up to each are as infinite as their sum is, which have equal shares of it.
+    count = lax.select(is_infinity(out), infinities, so_far)
+    (here, fewer), (later, more) = [
+        [lax.slice_in_dim(y, start, start + n - 1, axis=axis) for y in (out, count)] for start in (0, 1)
+    ]
+    factors = share(later, here, more, fewer) if reverse else share(here, later, fewer, more)
     config = [(0, 0, 0)] * x.ndim
     config[axis] = (1, 0, 0) if reverse else (0, 1, 0)
     sums = recurrence(lax.pad(factors, const(x, 1), config), ct, axis, not reverse)
-    return lax.mul(exp_difference(x, out), sums)
+    return lax.mul(share(x, out, full_like(x, 1), count), sums)
 
 
-def exp_difference(x, y):
-    """exp(x - y), one where both are the same infinity."""
-    return lax.exp(lax.select(lax.eq(x, y), full_like(x, 0), lax.sub(x, y)))
+def is_infinity(x):
+    return lax.eq(x, full_like(x, np.inf))
+
+
+def share(x, y, x_count, y_count):
+    """exp(x - y), and that of the counts where both are the same infinity."""
+    equal = lax.bitwise_and(lax.eq(x, y), lax.bitwise_not(lax.is_finite(x)))
+    difference = lax.exp(lax.select(equal, full_like(x, 0), lax.sub(x, y)))
+    return lax.select(equal, lax.div(x_count, y_count), difference)
 
 
 class ByScan(Formula):

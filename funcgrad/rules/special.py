@@ -259,7 +259,7 @@ samples = {
 
 
 def gaussian(x, scale):
-    return mul(const(x, scale), exp(neg(lax.square(lax.clamp(const(x, -40), x, const(x, 40))))))
+    return mul(const(x, scale), exp(neg(lax.square(lax.min(lax.abs(x), const(x, 40))))))
 
 
 error_functions = {

@@ -260,3 +260,55 @@ def test_the_ends_of_betainc_are_flat_in_its_parameters(double):
     a, b = np.full(2, 2.0), np.full(2, 3.0)
     for i in (0, 1):
         assert fg.grad(lambda *ab: jnp.sum(lax.betainc(*ab, np.array([0.0, 1.0]))), i)(a, b).tolist() == [0, 0]
+
+
+# Functions of which JAX's own derivative overflows on the way.
+
+
+@pytest.mark.parametrize("hermitian", [False, True])
+def test_a_pseudoinverse_has_the_same_slope_at_all_scales(hermitian, double):
+    matrices = [np.array([[1.0, 2], [2, 7]]), np.array([[1.0, 2], [2, 4]])]
+    matrices += [] if hermitian else [np.array([[1.0, 2], [3, 4], [5, 7]]), np.array([[1.0, 3, 5], [2, 4, 7]])]
+    for a in matrices:
+        weights = np.cos(np.arange(a.size)).reshape(a.shape[::-1])
+
+        def f(a, scale):
+            return jnp.sum(jnp.linalg.pinv(a, hermitian=hermitian) * (weights * scale).astype(a.dtype))  # noqa: B023
+
+        right = jax.grad(f)(a, 1.0)
+        slope = jax.jit(fg.grad(f))
+        for scale in (1, 1e22, 1e-22):
+            got = slope(np.float32(a * scale), scale)
+            np.testing.assert_allclose(np.float64(got) * scale, right, rtol=1e-4, atol=1e-5 * np.abs(right).max())
+        twice = [m.grad(lambda a, m=m: jnp.sum(m.grad(f)(a, 1.0) * weights.T))(a) for m in (fg, jax)]  # noqa: B023
+        np.testing.assert_allclose(*twice, rtol=1e-10)
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_bessel_functions_have_slopes_at_zero_and_near_it(order, double):
+    f = lambda z: jnp.sum(special.bessel_jn(z, v=order) * jnp.cos(jnp.arange(order + 1.0)))  # noqa: E731
+    points = np.array([0.0, 1e-10, 0.1, 2.9, 3.1, 10.0, -2.0, -5.0])
+    for times, got in enumerate(jax.jit(jax.vmap(lambda z: (fg.grad(f)(z), second(f)(z))))(points), 1):
+        right = [float(sum(mpmath.cos(n) * mpmath.besselj(n, z, times) for n in range(order + 1))) for z in points]
+        np.testing.assert_allclose(got, right, rtol=1e-12, atol=1e-14)
+    single = fg.grad(lambda z: jnp.sum(special.bessel_jn(z, v=2, n_iter=30)[1]))(np.float32([0, 0.1, 8]))
+    np.testing.assert_allclose(single, [float(mpmath.besselj(1, z, 1)) for z in (0, 0.1, 8)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_infinities_share_what_is_as_infinite_as_they_are(reverse):
+    inf = np.inf
+    rows = np.float32([
+        [inf, 0, inf, 1], [-inf, -inf, 0, -inf], [-inf, -inf, -inf, -inf], [0, inf, 100, inf], [0.3, 0.1, -1, 2],
+    ])  # fmt: skip
+    ct = np.cos(np.arange(4, dtype=np.float32))
+    _, pullback = fg.vjp(lambda x: lax.cumlogsumexp(x, 1, reverse), rows)
+    (got,) = jax.jit(pullback)(np.broadcast_to(ct, rows.shape))
+    for x, slopes in zip(rows, got, strict=True):
+        right = np.zeros(4)
+        for j in range(4):
+            seen = slice(j, None) if reverse else slice(j + 1)
+            top = x[seen].max()
+            terms = x[seen] == top if np.isinf(top) else np.exp(x[seen] - top)
+            right[seen] += ct[j] * terms / terms.sum()
+        np.testing.assert_allclose(slopes, right, rtol=1e-5, atol=1e-6)

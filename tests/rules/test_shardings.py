@@ -66,6 +66,7 @@ programs = {
     "a product with a stretched dimension": (lambda x, y: x * y, (X, ROWS), (X[:, :1], P("x", None))),
     "a product by a constant of no mesh": (lambda x: x @ np.ones((4, 3), np.float32), (X, ROWS)),
     "weights that are reduced": (lambda w, x: x @ jnp.sin(w), (W, REDUCED), (X, ROWS)),
+    "error functions of what is reduced": (lambda w, x: x @ (lax.erf(w) + lax.erfc(w * w)), (W, REDUCED), (X, ROWS)),
     "operations on what is reduced": (
         lambda w: reshard(jnp.concatenate([jnp.where(w > 0, w, w * w).T.reshape(6, 2), w[:2, :2]]), WHOLE),
         (W, REDUCED),

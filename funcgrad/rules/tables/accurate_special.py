@@ -34,7 +34,7 @@ FAR = 40.0
 
 def within(x, bound=FAR):
     """x, not further out than where its exponential is zero."""
-    return lax.clamp(const(x, -bound), x, const(x, bound))
+    return lax.max(const(x, -bound), lax.min(x, const(x, bound)))
 
 
 def gaussian(x, half=False, times=1):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from funcgrad._jax import ClosedJaxpr
 from funcgrad.budgets.plan import Plan
@@ -29,9 +30,9 @@ def checkpoint(
 
     ``memory`` is what is held for the gradient besides parameters, inputs and results: bytes (an ``int``), a text such
     as ``"1.5 GiB"``, or a fraction (a ``float``) of what is held when nothing is computed again. Under ``shard_map`` it
-    is that of a device. Values named with ``jax.ad_checkpoint.checkpoint_name`` are kept where ``keep`` has their name.
-    Effects happen once, and devices wait for each other once, unless ``collectives``; random numbers are the same when
-    they are drawn again.
+    is that of a device, under ``vmap`` that of one example. Values named with ``jax.ad_checkpoint.checkpoint_name`` are
+    kept where ``keep`` has their name. Effects happen once, and devices wait for each other once, unless
+    ``collectives``; random numbers are the same when they are drawn again.
 
     The result is a function like any other, also to JAX's own transforms. On the CPU it is funcgrad's that hold to the
     budget: there XLA begins what ``jax.grad`` computes again long before its turn.
@@ -66,7 +67,9 @@ def checkpoint(
     def within(*args: P.args, **kwargs: P.kwargs) -> R:
         program, out = jax.make_jaxpr(jitted, return_shape=True)(*args, **kwargs)
         outs = evaluate(program, *jax.tree.leaves((args, kwargs)), run=run)
-        result: R = jax.tree.unflatten(jax.tree.structure(out), outs)
+        # What does not depend on the arguments may be a number of Python's.
+        arrays = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in outs]
+        result: R = jax.tree.unflatten(jax.tree.structure(out), arrays)
         return result
 
     return within

@@ -61,7 +61,12 @@ class Choices:
     ):
         self.program, self.names = program, names
         activity = tuple([Activity.VALUE if a else Activity.NONE for a in is_active])
-        values = [v for eqn in program.jaxpr.eqns for v in eqn.outvars if not isinstance(v, _jax.DropVar)]
+        values = [
+            v
+            for eqn in program.jaxpr.eqns
+            for v in eqn.outvars
+            if not isinstance(v, _jax.DropVar) and not _jax.is_ref(v.aval)
+        ]
         shown = with_outputs(program, [*program.jaxpr.outvars, *values])
         halves = split(shown, activity, default)
         self.forward = inline_jits(halves.forward)

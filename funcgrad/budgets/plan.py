@@ -54,8 +54,13 @@ class Plan:
         eqns = self.program.jaxpr.eqns
         rates, parts = rates_of(self.program), PARTS if copies > 1 else ()
         kinds = [kind_of(eqn, collectives) for eqn in eqns]
+        # What is done to a reference is one story.
+        has_refs = any(_jax.is_ref(v.aval) for eqn in eqns for v in (*eqn.invars, *eqn.outvars))
         self.has_loops = Kind.LOOP in kinds
-        starts = boundaries(self.program, [kind is not Kind.PLAIN for kind in kinds], copies)
+        if has_refs:
+            kinds, starts = [Kind.FIXED], [0]
+        else:
+            starts = boundaries(self.program, [kind is not Kind.PLAIN for kind in kinds], copies)
         self.segments = segments_of(self.program, starts)
         inputs = {*self.program.jaxpr.constvars, *self.program.jaxpr.invars}
         for eqn in eqns:
@@ -100,7 +105,7 @@ class Plan:
 
         Of a loop's body everything is kept for all steps, and one has its turn.
         """
-        if self.copies > 1:
+        if self.copies > 1 and chosen:
             kept = sum(option.kept for option in chosen) + self.between[-1]
             return self.copies * kept + max(o.held + c for o, c in zip(chosen, self.cotangents, strict=True))
         most = kept = 0

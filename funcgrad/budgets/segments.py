@@ -118,7 +118,7 @@ class Segment:
 
 def segments_of(program: ClosedJaxpr, starts: Sequence[int]) -> list[Segment]:
     eqns = program.jaxpr.eqns
-    ends = [*starts[1:], len(eqns)]
+    ends = [*starts[1:], len(eqns)] if starts else []
     owner = {v: i for i, (a, b) in enumerate(zip(starts, ends, strict=True)) for eqn in eqns[a:b] for v in eqn.outvars}
     read_later: set[Var] = {v for v in program.jaxpr.outvars if type(v) is Var}
     parts: list[tuple[Sequence[Any], list[Var], list[Var]]] = []

@@ -167,6 +167,34 @@ def test_integers_keys_trees_and_closures_go_through():
     assert_same(jax.grad(closed)(W[0]), fg.grad(lambda w: unrolled([w, jnp.sin(w)], X))(W[0]), 1e-5)
 
 
+def into_a_reference(x):
+    ref = jax.new_ref(jnp.zeros(6))
+    ref[...] = jnp.sin(x)
+    ref[...] = ref[...] * x
+    return jnp.sum(ref[...])
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x,
+        lambda x: 3.0,
+        lambda x: lax.scan(lambda c, y: (c, y), 0.0, x)[1],
+        lambda x: lax.scan(lambda c, y: (jnp.sin(c * y), c), 1.0, x[:0])[0] * x,
+        lambda x: jnp.sin(lax.fori_loop(0, jnp.int32(x[2]), lambda i, y: jnp.sin(y) * y, jnp.cos(x))),
+        lambda x: lax.cond(x[0] > 0, jnp.sin, lambda x: jnp.cos(x) * x, jnp.tanh(x)),
+        lambda x: jnp.abs(jnp.sum(jnp.exp(1j * x) * jnp.fft.fft(x))),
+        into_a_reference,
+    ],
+    ids=["nothing", "a constant", "a loop of nothing", "no step", "while", "cond", "complex", "reference"],
+)
+def test_programs_with_little_to_choose_are_as_they_were(f):
+    g = fg.checkpoint(f, memory=1.0)
+    x = jnp.arange(6.0)
+    assert_same(g(x), jnp.asarray(f(x)))
+    assert_same(fg.grad(lambda x: jnp.sum(g(x)))(x), fg.grad(lambda x: jnp.sum(f(x)))(x), 1e-6)
+
+
 def test_effects_happen_once():
     seen = []
 

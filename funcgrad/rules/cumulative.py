@@ -50,7 +50,7 @@ def log_sum_exp(ct, x, out, *, axis, reverse):
         return ct
     n = x.shape[axis]
     infinities = lax.cumsum(lax.convert_element_type(is_infinity(x), x.dtype), axis, reverse)
-    places = lax.broadcasted_iota(x.dtype, x.shape, axis)
+    places = lax.convert_element_type(lax.broadcasted_iota(np.int32, x.shape, axis), x.dtype)
     so_far = lax.sub(full_like(x, n), places) if reverse else lax.add(places, const(x, 1))
     # How many entries up to each are as infinite as their sum is, which have equal shares of it.
     count = lax.select(is_infinity(out), infinities, so_far)
@@ -70,7 +70,8 @@ def is_infinity(x):
 
 def share(x, y, x_count, y_count):
     """exp(x - y), and that of the counts where both are the same infinity."""
-    equal = lax.bitwise_and(lax.eq(x, y), lax.bitwise_not(lax.is_finite(x)))
+    size = lax.abs(x)
+    equal = lax.bitwise_and(lax.eq(x, y), lax.eq(size, full_like(size, np.inf)))
     difference = lax.exp(lax.select(equal, full_like(x, 0), lax.sub(x, y)))
     return lax.select(equal, lax.div(x_count, y_count), difference)
 

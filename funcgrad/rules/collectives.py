@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad.rules.numbers import full_like
+from funcgrad.rules.numbers import full_like, zeros_for
 from funcgrad.rules.reductions import spread
 from funcgrad.rules.rule import formula, joint, no_derivative
 
@@ -68,10 +68,9 @@ def ragged_all_to_all(ct, pieces, x_aval, active, *, axis_name, axis_index_group
     sent_to, came_from = exchange(output_offsets), exchange(input_offsets)
     operand_ct = output_ct = None
     if active[0]:
-        zeros = _jax.zeros(x_aval.to_ct_aval())
         operand_ct = _jax.ragged_all_to_all_p.bind(
             ct,
-            zeros,
+            zeros_for(ct, x_aval),
             sent_to,
             recv_sizes,
             came_from,

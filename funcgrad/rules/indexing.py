@@ -12,10 +12,9 @@ import math
 import numpy as np
 from jax import lax
 
-from funcgrad import _jax
 from funcgrad._jax import set_current_trace
 from funcgrad.rules.control.rewriting import Recompute
-from funcgrad.rules.numbers import const, counting, extent, full_like, nonzero
+from funcgrad.rules.numbers import const, counting, extent, full_like, nonzero, zeros_for
 from funcgrad.rules.rule import Formula, formula, joint
 from funcgrad.rules.signature import typeof_or_zero
 
@@ -33,7 +32,7 @@ def unslice(ct, x_aval, *, start_indices, limit_indices, strides):
 
 
 def dynamic_slice(ct, starts, x_aval):
-    zeros = _jax.zeros(x_aval.to_ct_aval())
+    zeros = zeros_for(ct, x_aval)
     return [lax.dynamic_update_slice_p.bind(zeros, ct, *starts)] + [None] * len(starts)
 
 
@@ -41,7 +40,7 @@ def dynamic_update_slice(ct, starts, y_aval, active):
     """What was overwritten gets nothing; the update gets the slice it was written to."""
     x_ct = y_ct = None
     if active[0]:
-        x_ct = lax.dynamic_update_slice_p.bind(ct, _jax.zeros(y_aval.to_ct_aval()), *starts)
+        x_ct = lax.dynamic_update_slice_p.bind(ct, zeros_for(ct, y_aval), *starts)
     if active[1]:
         y_ct = lax.dynamic_slice_p.bind(ct, *starts, slice_sizes=y_aval.shape)
     return [x_ct, y_ct] + [None] * len(starts)
@@ -50,7 +49,7 @@ def dynamic_update_slice(ct, starts, y_aval, active):
 def gather(ct, y, x_aval, *, dimension_numbers, indices_are_sorted, unique_indices, mode):
     """Scatter-add into zeros, at the indices that were read."""
     return lax.scatter_add(
-        _jax.zeros(x_aval.to_ct_aval()),
+        zeros_for(ct, x_aval),
         y,
         ct,
         scatter_numbers(dimension_numbers),
@@ -152,7 +151,7 @@ class ScatterMul(Formula):
 
 
 def overwrite(ct, y, z_aval, **params):
-    return lax.scatter(ct, y, _jax.zeros(z_aval.to_ct_aval()), **place(params))
+    return lax.scatter(ct, y, zeros_for(ct, z_aval), **place(params))
 
 
 def replace_by_winners(x, indices, z, **params):

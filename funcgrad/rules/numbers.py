@@ -41,8 +41,16 @@ def nonzero(x: Any) -> Any:
 
 
 def convert(ct: Any, aval: Any) -> Any:
-    """A cotangent in the dtype of its operand."""
-    return ct if ct.dtype == aval.dtype else lax.convert_element_type(ct, aval.dtype)
+    """A cotangent in the dtype of its operand; of a real one, the real part."""
+    if ct.dtype == aval.dtype:
+        return ct
+    return lax.convert_element_type(lax.real(ct) if is_complex(ct) and not is_complex(aval) else ct, aval.dtype)
+
+
+def zeros_for(ct: Any, aval: Any) -> Any:
+    """Zeros of the type of the cotangents of an ``aval``, to put ``ct`` in: an 8-bit float's may be wider."""
+    ct_aval = aval.to_ct_aval()
+    return _jax.zeros(ct_aval if ct_aval.dtype == ct.dtype else ct_aval.update(dtype=ct.dtype))
 
 
 def together(x: Any, y: Any) -> tuple[Any, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from jax import lax
 
-from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.rules.numbers import counting
+from funcgrad.rules.numbers import counting, zeros_for
 from funcgrad.rules.plan import check_linear
 from funcgrad.rules.rule import Rule, joint
 
@@ -24,7 +23,7 @@ def put(ct, places, aval, axis, **how):
         operand_batching_dims=others,
         scatter_indices_batching_dims=others,
     )
-    return lax.scatter_add(_jax.zeros(aval.to_ct_aval()), lax.expand_dims(places, [ct.ndim]), ct, numbers, **how)
+    return lax.scatter_add(zeros_for(ct, aval), lax.expand_dims(places, [ct.ndim]), ct, numbers, **how)
 
 
 class Sort(Rule):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,3 +173,11 @@ def test_ragged_contraction_in_bfloat16_agrees_with_jax(preferred):
     f = weighted(lambda x, y: lax.ragged_dot(x, y, SIZES, preferred_element_type=preferred))
     got, expected = [quick_jit(grad(f, (0, 1)))(x, y) for grad in (fg.grad, jax.grad)]
     assert_close(*[[ct.astype(np.float32) for ct in cts] for cts in (got, expected)], tolerance=0.02)
+
+
+def test_the_cotangent_of_a_real_factor_of_complex_ones_is_real_without_a_warning():
+    x, y = draw(5), draw(5) + 1j * draw(5, seed=1)
+    f = lambda x, y: jnp.real(x @ y)  # noqa: E731
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(fg.grad(f, (0, 1))(x, y), jax.grad(f, (0, 1))(x, y), 1e-15)

@@ -220,3 +220,31 @@ def test_a_product_of_a_segment_has_a_slope_at_zeros():
     x = jnp.array([0.0, 2.0, 3.0, 4.0, 0.0, 0.0])
     f = lambda x: jnp.sum(jax.ops.segment_prod(x, jnp.array([0, 0, 1, 1, 2, 2]), 3))  # noqa: E731
     assert fg.grad(f)(x).tolist() == [2, 0, 4, 3, 0, 0]
+
+
+# A cotangent may be wider than its operand: what comes of a float of 8 bits, by a backward function of one's own.
+
+
+@jax.custom_vjp
+def widened(x):
+    return x
+
+
+widened.defvjp(lambda x: (x, None), lambda _, ct: (ct.astype(jnp.bfloat16),))
+TAKEN = {
+    "gather": lambda x: x[jnp.array([2, 1, 1])],
+    "dynamic slice": lambda x: lax.dynamic_slice(x, (jnp.int32(1),), (3,)),
+    "update": lambda x: lax.dynamic_update_slice(x, x[:2], (jnp.int32(1),)),
+    "scatter": lambda x: x.at[jnp.array([1, 2])].set(x[:2]),
+    "top k": lambda x: lax.top_k(x, 3)[0],
+}
+
+
+@pytest.mark.parametrize("f", TAKEN.values(), ids=TAKEN.keys())
+def test_a_wider_cotangent_is_put_in_zeros_as_wide(f):
+    x = jnp.arange(4, dtype=jnp.float8_e4m3fn)
+    right = jax.grad(lambda x: jnp.sum(f(x)))(x.astype(np.float32))
+    for wrap in (lambda f: f, jax.jit):
+        out, pullback = fg.vjp(wrap(lambda x: widened(f(x))), x)
+        (ct,) = pullback(jnp.ones(out.shape, out.dtype))
+        assert ct.astype(np.float32).tolist() == right.tolist()

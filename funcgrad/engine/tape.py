@@ -92,7 +92,7 @@ class TapeTracer(Tracer["Tape"]):
 
     def _short_repr(self) -> str:
         inner = self.primal._short_repr() if isinstance(self.primal, Tracer) else str(self.primal)
-        return f"GradTracer(primal={inner})"
+        return f"GradTracer(primal={inner}, typeof(tangent)={self.aval.to_tangent_aval().str_short(True)})"
 
 
 _jax.register_tracer(TapeTracer)

@@ -153,7 +153,9 @@ rules = {
         "batched, not how its batched form is differentiated. Wrap it in jax.custom_vjp or jax.custom_jvp.",
     ),
     _jax.composite_p: Refused(
-        ValueError, "JVP rule for composite not implemented. You can use `jax.custom_jvp` to add support."
+        ValueError,
+        "JVP rule for composite not implemented. You can use `jax.custom_jvp` to add support. See "
+        "https://docs.jax.dev/en/latest/_autosummary/jax.custom_jvp.html",
     ),
     **dict.fromkeys([_jax.debug_callback_p, _jax.debug_print_p, _jax.inspect_sharding_p, _jax.check_p], Effect()),
     **dict.fromkeys([lax.create_token_p, lax.after_all_p], Effect()),

@@ -357,6 +357,15 @@ def test_what_jax_cannot_differentiate_is_refused_with_its_exception(f):
     assert fg.grad(lambda x: jnp.sum(x * f(lax.stop_gradient(x))))(V).shape == (3,)
 
 
+def test_a_composite_is_refused_in_the_words_of_jax():
+    refusals = []
+    for grad in (jax.grad, fg.grad):
+        with pytest.raises(ValueError, match="composite") as refused:
+            grad(composite)(1.0)
+        refusals.append(str(refused.value).splitlines()[0])
+    assert refusals[0] == refusals[1]
+
+
 def test_a_callback_with_a_custom_rule_is_differentiated():
     f = jax.custom_jvp(callback)
     f.defjvp(lambda p, t: (f(*p), jnp.cos(p[0]) * t[0]))

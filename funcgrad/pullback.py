@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import AbstractValue
+from jax.core import AbstractValue, ShapedArray
 from jax.tree_util import PyTreeDef
 
 from funcgrad import _jax
@@ -148,7 +148,7 @@ class Pullback:
         pairs = list(zip(sig.content_slots, targets, strict=True))
         contents = [(slot, target[...]) for slot, target in pairs if slot is not None and _jax.is_ref_value(target)]
         asked = zip(sig.in_slots, targets, strict=True)
-        unwanted = [slot for slot, target in asked if slot is not None and isinstance(target, _jax.DontWant)]
+        unwanted = [slot for slot, target in asked if slot is not None and isinstance(target, _jax.UNWANTED)]
         cts = pull_back(self.recording(), sig, ct, contents, unwanted)
         cts = [_jax.deliver(x_ct, target, slot is not None) for x_ct, (slot, target) in zip(cts, pairs, strict=True)]
         return tuple(jax.tree.unflatten(sig.in_tree, cts))
@@ -211,5 +211,6 @@ def check_cotangent(ct: Any, sig: Signature) -> list[Any]:
                 f"{got.str_short()}, but expected {expected.str_short()} because the corresponding output of "
                 f"{sig.name} had JAX type {aval.str_short()}"
             )
-        checked.append(leaf if isinstance(leaf, jax.Array) or slot is None else jnp.asarray(leaf))
+        is_number = isinstance(got, ShapedArray) and not isinstance(leaf, jax.Array)
+        checked.append(jnp.asarray(leaf) if is_number and slot is not None else leaf)
     return checked

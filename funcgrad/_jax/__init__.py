@@ -19,9 +19,11 @@ from funcgrad._jax.calls import JittedFunction, batching_of, is_own_program, jit
 from funcgrad._jax.calls import static_names
 from funcgrad._jax.calls import traced_under
 from funcgrad._jax.compat import CHOLESKY_IS_OF_LOWER, ClosedJaxpr, bind_discharged, call_bwd, cur_qdd, flat_tree
-from funcgrad._jax.compat import empty_scan, inlines_early, jit_inlines, scan_layout, scan_params
+from funcgrad._jax.compat import empty_scan, in_types, inlines_early, jit_inlines, scan_layout, scan_params, types_of
+from funcgrad._jax.compat import goes_by_jvp, way_forward
 from funcgrad._jax.compat import log2_p, one_minus_square_p, pbroadcast_dynamic_p, polynomial_p
-from funcgrad._jax.cotangents import PERTURBED, accumulator, deliver, factor_of, is_symbolic_zero, laid_out, match
+from funcgrad._jax.cotangents import PERTURBED, UNWANTED, accumulator, deliver, factor_of, is_symbolic_zero, laid_out
+from funcgrad._jax.cotangents import match
 from funcgrad._jax.dimensions import evaluated, is_at_least
 from funcgrad._jax.equations import behave_like, close, effects_refused_by_remat, effects_to_happen_once
 from funcgrad._jax.equations import is_for_debugging, is_plain, is_ref_effect, opened, policy_decision, rebind, ref_uses
@@ -29,7 +31,7 @@ from funcgrad._jax.equations import run_here, trace_to_jaxpr, transfers, unnamed
 from funcgrad._jax.equations import write_out, zeros
 from funcgrad._jax.names import all_gather_reduced, api_boundary, argnums_partial, ArrayCopySemantics
 from funcgrad._jax.names import auto_insert_reshard, broadcast_prefix, check_arg, check_callable, concrete_or_error
-from funcgrad._jax.names import current_scope, current_source, DontWant, DropVar, dtypes, ensure_index, eval_trace
+from funcgrad._jax.names import current_scope, current_source, DropVar, dtypes, ensure_index, eval_trace
 from funcgrad._jax.names import foreign_accumulations, foreign_linearizations, get_referent, InternalFloatingPointError
 from funcgrad._jax.names import batch_program, fun_sourceinfo, physical_aval
 from funcgrad._jax.names import Jaxpr, Literal, manual_names, new_jaxpr_eqn, no_effects, NotNeeded, one_like, preduced
@@ -60,7 +62,8 @@ from funcgrad._jax.types import add_at, indices_of, is_ref_value, never_differen
 from funcgrad._jax.scopes import BackwardScopes, context_of, current_settings, equation_context, scope_depth
 from funcgrad._jax.scopes import user_frames
 from funcgrad._jax.types import NO_MESH, cotangent_fits, ct_sharding, ct_type, device_varying_spec
-from funcgrad._jax.types import dtype_fits, explicit_sharding, is_differentiable_dtype, is_ref, is_unsharded, memory_of
+from funcgrad._jax.types import dtype_fits, explicit_sharding, has_tangents, is_differentiable_dtype, is_ref, memory_of
+from funcgrad._jax.types import is_unsharded
 from funcgrad._jax.types import stacked_aval, unmentioned, whole, with_dimensions
 from funcgrad._jax.values import add_cotangents, canonicalize, current_trace, is_local, is_tracer, may_compile
 from funcgrad._jax.values import register_tracer, runs_eagerly, typed_scalar, typeof, weak_scalar

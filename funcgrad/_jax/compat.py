@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-from jax._src import core, tree_util
+from jax._src import core, hijax, tree_util
 from jax._src.interpreters import ad
 from jax._src.lax import lax, parallel
 from jax._src.state import discharge
 from jax.ref import AbstractRef
 
 from funcgrad._jax.names import UNSPECIFIED, Primitive
+from funcgrad._jax.values import typeof
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr as ClosedJaxpr
@@ -30,6 +31,21 @@ pbroadcast_dynamic_p: Any = getattr(parallel, "pbroadcast_dynamic_p", None)  # 0
 
 #: None since 0.11.1, which asks for it no more.
 cur_qdd: Any = getattr(core, "cur_qdd", None)
+
+
+def in_types(program: ClosedJaxpr) -> list[Any]:
+    """The types of a program's inputs, to trace another with: what is changed in place has a state besides."""
+    types: list[Any] = program.in_avals if cur_qdd is None else program.jaxpr.in_aval_qdds
+    return types
+
+
+def types_of(values: Sequence[Any]) -> tuple[Any, ...]:
+    """The types of values, to trace a program with."""
+    avals = tuple(map(typeof, values))
+    if cur_qdd is None:
+        return avals
+    return tuple([core.AvalQDD(a, cur_qdd(x)) if a.has_qdd else a for a, x in zip(avals, values, strict=True)])
+
 
 #: Whether the cotangent of what ``cholesky`` factorizes is lower triangular too: since 0.11.2.
 CHOLESKY_IS_OF_LOWER = jax.__version_info__ >= (0, 11, 2)
@@ -99,6 +115,29 @@ def call_bwd(bwd: Any, *args: Any) -> Sequence[Any]:
     results: Sequence[Any] = bwd.call_wrapped(*args)
     # Since 0.12 they come with logs.
     return results[0] if hasattr(ad, "CustomBwdWithAccums") else results
+
+
+def goes_by_jvp(prim: Any, checkpointed: bool) -> bool:
+    """Whether a hijax primitive is differentiated by its ``jvp``, not its ``vjp_fwd``.
+
+    It is where it has no other, and inside of a checkpointed function, as JAX does there.
+    """
+    base = getattr(hijax, "HiPrim", None) or hijax.VJPHiPrimitive
+    has_jvp, has_vjp = (getattr(type(prim), name) is not getattr(base, name) for name in ("jvp", "vjp_fwd"))
+    # Those of JAX's own have a jvp that stands for the vjp_fwd.
+    return has_jvp and (not has_vjp or (checkpointed and type(prim).__module__ != hijax.__name__))
+
+
+def way_forward(prim: Any, active: tuple[Any, ...], operands: Sequence[Any], checkpointed: bool) -> Any:
+    """What a hijax primitive's ``vjp_fwd`` returns.
+
+    A ``custom_vjp`` function that asks for it is, inside of a checkpointed one, called as one primitive, which is the
+    function again where what is kept for the way back is not used.
+    """
+    if not (checkpointed and getattr(prim, "opt_remat", False)) or prim.symbolic_zeros:
+        return prim.vjp_fwd(active, *operands)
+    traced = jax.jit(functools.partial(prim.vjp_fwd, active)).trace(*operands)
+    return hijax.OptRemat(prim, traced)(*operands)
 
 
 def bind_discharged(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jax.core import ShapedArray
 from jax.interpreters.ad import JVPTracer, Zero
 from jax.sharding import AxisType, PartitionSpec, use_abstract_mesh
 
@@ -51,6 +52,8 @@ def factor_of(ct: Any, constant: Any) -> Any:
 def match(ct: Any, aval: Any) -> Any:
     """A cotangent in the very type ``aval``: dtype, weak or not, and sharding."""
     got = typeof(ct)
+    if not isinstance(got, ShapedArray):
+        return ct
     if got.dtype != aval.dtype or got.weak_type != aval.weak_type:
         ct = convert_element_type(ct, aval.dtype, aval.weak_type)
     return ct if got.sharding is aval.sharding else resharded(ct, explicit_sharding(aval))
@@ -65,9 +68,13 @@ def accumulator(aval: Any, wanted: bool) -> GradAccum:
     return ValAccum(aval) if wanted else NullAccum(aval)
 
 
+#: What stands for a cotangent that nobody asks for.
+UNWANTED = (DontWant, NullAccum)
+
+
 def deliver(ct: Any, target: Any, replace: bool) -> Any:
     """Give a cotangent to what asked for it; returns what stands in its place."""
-    if isinstance(target, DontWant | NullAccum):
+    if isinstance(target, UNWANTED):
         return DidntWant()
     if isinstance(target, GradAccum):
         target.accum(ct)

@@ -48,6 +48,17 @@ def is_differentiable_dtype(dtype: Any) -> bool:
     return dtype is not None and dtype != jax.dtypes.float0
 
 
+def has_tangents(aval: Any) -> bool:
+    """Whether values of a type have a tangent space of more than one point.
+
+    A hijax type without a dtype may have; one of what is changed in place has not, for JAX either.
+    """
+    dtype = getattr(aval.to_tangent_aval(), "dtype", None)
+    if dtype is None:
+        return getattr(aval, "is_high", False) and not getattr(aval, "has_qdd", False)
+    return is_differentiable_dtype(dtype)
+
+
 def cotangent_fits(got: Any, expected: Any) -> bool:
     """Whether a cotangent of type ``got`` may stand where ``expected`` is asked for, as ``jax.vjp`` decides it."""
     return typecompat(got, expected) or is_temporary_dtype_exception(got, expected)

@@ -81,7 +81,7 @@ class Split:
             self.sources = [source_of(leaf, values, known_outs, new) for leaf in leaves]
             return [*known_outs, *new]
 
-        values_in = [aval for aval, k in zip(in_avals, known, strict=True) if k]
+        values_in = [aval for aval, k in zip(_jax.in_types(program), known, strict=True) if k]
         self.forward = _jax.trace_to_jaxpr(forward, values_in, self.debug_info)
         self.out_active = [slot is not None for slot in self.out_slots[: len(self.out_avals)]]
 

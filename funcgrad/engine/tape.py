@@ -260,7 +260,7 @@ def is_differentiable(x: Any) -> bool:
     known = _differentiable.get(dtype)
     if known is None:
         aval = x if isinstance(x, AbstractValue) else typeof(x)
-        known = _jax.is_differentiable_dtype(getattr(aval.to_tangent_aval(), "dtype", None))
+        known = _jax.has_tangents(aval)
         if dtype is not None:
             _differentiable[dtype] = known
     return known

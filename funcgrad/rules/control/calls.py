@@ -10,6 +10,7 @@ from funcgrad import _jax
 from funcgrad._jax import set_current_trace
 from funcgrad.engine.split import Activity, run, split
 from funcgrad.programs.evaluation import evaluate
+from funcgrad.rules.control.carrier import wanted_among
 from funcgrad.rules.rule import Rule
 
 
@@ -106,8 +107,7 @@ class LinearSolve(Rule):
             jaxprs=jaxprs.transpose(),
         )[:count]  # fmt: skip
         pulled: list[Any] = [None] * sum(active)
-        asked = iter(node.wanted or (True,) * len(node.parents))
-        wanted = [a and next(asked) for a in active]
+        wanted = wanted_among(node, active)
         if any(wanted):
             activity = (*map(Activity, active), *[Activity.NONE] * count)
             halves = split(jaxprs.matvec, activity, rules)

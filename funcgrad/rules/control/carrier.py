@@ -87,8 +87,7 @@ class Carrier(Rule):
 
     def pullback(self, node, cts):
         halves, active = node.static
-        asked = iter(node.wanted or (True,) * len(node.parents))
-        wanted = tuple([a and next(asked) for a in active])
+        wanted = wanted_among(node, active)
         cts, ct_avals = typed_cotangents(cts, halves.ct_avals)
         pulled = self.backward(node, halves, cts, ct_avals, wanted)
         return [ct for ct, a in zip(pulled, active, strict=True) if a]
@@ -118,6 +117,12 @@ def activity_of(primal: Any, tracer: Any) -> Activity:
     if tracer is None:
         return Activity.NONE
     return Activity.TANGENT if type(primal) is Zero else Activity.VALUE
+
+
+def wanted_among(node: Any, active: Sequence[bool]) -> tuple[bool, ...]:
+    """Of which operands the cotangents are asked for, where those that are ``active`` are the node's parents."""
+    asked = iter(node.wanted or (True,) * len(node.parents))
+    return tuple([a and next(asked) for a in active])
 
 
 def typed_cotangents(cts: Sequence[Any], ct_avals: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:

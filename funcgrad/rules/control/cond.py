@@ -76,7 +76,7 @@ class CondHalves(Halves):
         #: For each branch, where in the common layout each of its residuals is.
         self.places: list[list[int]] = []
         for halves in self.splits:
-            outs = halves.forward.out_avals
+            ins, outs = _jax.in_types(halves.forward), halves.forward.out_avals
             taken: set[int] = set()
             places = []
             for kind, i in halves.sources:
@@ -88,7 +88,7 @@ class CondHalves(Halves):
                         new_avals.append(aval)
                     taken.add(i)
                 else:
-                    aval = halves.in_avals[i] if kind == "in" else self.out_avals[i]
+                    aval = ins[i] if kind == "in" else self.out_avals[i]
                 places.append(self._place((kind, i), aval))
             self.places.append(places)
         self.forward = tuple(
@@ -110,7 +110,7 @@ class CondHalves(Halves):
             padding = [new[k] if k in new else _jax.zeros(aval) for k, aval in enumerate(new_avals)]
             return [*results[: self.num_outs], *padding]
 
-        return _jax.trace_to_jaxpr(forward, halves.forward.in_avals, halves.forward.jaxpr.debug_info)
+        return _jax.trace_to_jaxpr(forward, _jax.in_types(halves.forward), halves.forward.jaxpr.debug_info)
 
     @kept
     def backward(self, ct_avals: tuple, wanted: tuple[bool, ...]) -> tuple[tuple[ClosedJaxpr, ...], list[bool]]:

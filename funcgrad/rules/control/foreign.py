@@ -7,6 +7,7 @@ tangent, that primitive's own transposition rule pulls back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -16,6 +17,7 @@ from funcgrad import _jax
 from funcgrad._jax import set_current_trace
 from funcgrad.engine.tape import abstract_outputs
 from funcgrad.engine.zero import Zero
+from funcgrad.rules.control.carrier import wanted_among
 from funcgrad.rules.control.custom import follow, tangent, with_tangent
 from funcgrad.rules.rule import Rule
 
@@ -43,7 +45,7 @@ class Foreign(Rule):
             _jax.JaxZero(_jax.typeof(x).to_tangent_aval()) if t is None else tangent(tape, x, t, False)
             for x, t in zip(primals, tracers, strict=True)
         )
-        if primitive in _jax.foreign_linearizations:
+        if primitive in _jax.foreign_linearizations and primitive is not _jax.call_hi_primitive_p:
             outs, tangents_out = self.linearize(tape, primitive, primals, tangents, params)
         elif primitive in _jax.foreign_jvps:
             with set_current_trace(tape):
@@ -92,9 +94,10 @@ class Foreign(Rule):
         cts = cts if node.primitive.multiple_results else cts[0]
         pairs = list(zip(operands, node.static, strict=True))
         if node.primitive in _jax.foreign_accumulations:
-            accumulators = [_jax.accumulator(x.to_ct_aval(), True) if a else x for x, a in pairs]
-            _jax.foreign_accumulations[node.primitive](cts, *accumulators, **node.params)
-            pulled = [x.freeze() for x, a in zip(accumulators, node.static, strict=True) if a]
+            wanted = wanted_among(node, node.static)
+            sums = [_jax.accumulator(x.to_ct_aval(), w) if a else x for (x, a), w in zip(pairs, wanted, strict=True)]
+            _jax.foreign_accumulations[node.primitive](cts, *sums, **node.params)
+            pulled = frozen(sums, node.static, wanted)
         else:
             undefined = [_jax.UndefinedPrimal(x) if a else x for x, a in pairs]
             transposed = _jax.foreign_transposes[node.primitive](cts, *undefined, **node.params)
@@ -102,22 +105,35 @@ class Foreign(Rule):
         return [None if _jax.is_symbolic_zero(ct) else ct for ct in pulled]
 
 
+def frozen(sums: Sequence[Any], active: Sequence[bool], wanted: Sequence[bool]) -> list[Any]:
+    """The cotangents of active operands, from what they were added to."""
+    return [s.freeze() if w else None for s, a, w in zip(sums, active, wanted, strict=True) if a]
+
+
 class Hijax(Rule):
-    """A hijax primitive: a Python object with a ``vjp_fwd`` and a ``vjp_bwd`` of its own."""
+    """A hijax primitive: a Python object with a ``vjp_fwd`` and a ``vjp_bwd`` of its own, or else a ``jvp``."""
 
     formula = "the primitive's own vjp_bwd"
     saved = ("residuals",)
 
+    def __init__(self, checkpointed: bool = False):
+        #: Whether this is inside of a checkpointed function.
+        self.checkpointed = checkpointed
+
     def record(self, tape, primitive, primals, tracers, params, linear):
         prim = params["_prim"]
+        if _jax.goes_by_jvp(prim, self.checkpointed):
+            return FOREIGN.record(tape, primitive, primals, tracers, params, linear)
         primals = tape.values(primals)
         active = [t is not None for t in tracers]
         with set_current_trace(tape.parent):
             operands = jax.tree.unflatten(prim.in_tree, primals)
-            out, residuals, *nonzero = prim.vjp_fwd(jax.tree.unflatten(prim.in_tree, active), *operands)
+            wanted = jax.tree.unflatten(prim.in_tree, active)
+            out, residuals, *rest = _jax.way_forward(prim, wanted, operands, self.checkpointed)
         outs = prim.out_tree.flatten_up_to(out)
-        out_active = _jax.broadcast_prefix(nonzero[0] if nonzero else True, out)
-        leaves, tree = jax.tree.flatten(residuals)
+        out_active = _jax.broadcast_prefix(rest[0] if rest else True, out)
+        # Since jax 0.12 residuals come in one group or two.
+        leaves, tree = jax.tree.flatten([residuals, *(group for group in rest[1:] if group is not None)])
         if linear:
             outs = [Zero(_jax.typeof(x)) for x in outs]
         return tape.emit(self, primitive, params, (tree, active), tuple(leaves), tracers, list(outs), active=out_active)
@@ -128,10 +144,11 @@ class Hijax(Rule):
             _jax.JaxZero(aval.to_ct_aval()) if ct is None else ct
             for ct, aval in zip(cts, prim.out_avals_flat, strict=True)
         ]
-        sums = [_jax.accumulator(aval.to_ct_aval(), a) for aval, a in zip(prim.in_avals_flat, active, strict=True)]
+        wanted = wanted_among(node, active)
+        sums = [_jax.accumulator(aval.to_ct_aval(), w) for aval, w in zip(prim.in_avals_flat, wanted, strict=True)]
         residuals = jax.tree.unflatten(tree, node.residuals)
-        prim.vjp_bwd(residuals, jax.tree.unflatten(prim.out_tree, cts), *jax.tree.unflatten(prim.in_tree, sums))
-        pulled = [s.freeze() for s, a in zip(sums, active, strict=True) if a]
+        prim.vjp_bwd(*residuals, jax.tree.unflatten(prim.out_tree, cts), *jax.tree.unflatten(prim.in_tree, sums))
+        pulled = frozen(sums, active, wanted)
         return [None if _jax.is_symbolic_zero(ct) else ct for ct in pulled]
 
 
@@ -169,4 +186,14 @@ def reason(primitive: Any) -> str | None:
     return next((why for why, names in REASONS.items() if any(fnmatch(name, n) for n in names)), None)
 
 
-rules = {_jax.call_hi_primitive_p: Hijax()}
+HIJAX, CHECKPOINTED = Hijax(), Hijax(checkpointed=True)
+
+
+def checkpointed(rules: Any) -> Any:
+    """The rules that hold inside of a checkpointed function."""
+    if rules.of_primitive(_jax.call_hi_primitive_p) is not HIJAX:
+        return rules
+    return rules.replacing({_jax.call_hi_primitive_p: CHECKPOINTED})
+
+
+rules = {_jax.call_hi_primitive_p: HIJAX}

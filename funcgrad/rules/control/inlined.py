@@ -19,7 +19,7 @@ from funcgrad.engine.split import Activity, split
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.programs.evaluation import evaluate
 from funcgrad.programs.memo import memo
-from funcgrad.rules.control.carrier import Halves, present, spread
+from funcgrad.rules.control.carrier import Halves, present, spread, wanted_among
 from funcgrad.rules.rule import Formula
 
 
@@ -72,10 +72,7 @@ class Inlined(Halves):
     def backward(self, node: Any, at: tuple) -> tuple[Half, list[bool]]:
         """The backward half for cotangents of the very types ``at[0]``, and which of the node's parents get one."""
         types, active = at[0], node.static[1]
-        wanted = None
-        if node.wanted is not None:
-            asked = iter(node.wanted)
-            wanted = tuple([a and next(asked) for a in active])
+        wanted = None if node.wanted is None else wanted_among(node, active)
         program, mask = self.split.backward(tuple(map(_jax.typeof, node.residuals)), types, wanted)
         made = self.known[at] = Half(program), [has for has, a in zip(mask, active, strict=True) if a]
         return made
@@ -98,7 +95,7 @@ def inlined_halves(
 
     They are where somebody wants to look at them, and eagerly where they are not to be compiled.
     """
-    if tape.rules.keeps_source:
+    if tape.rules.keeps_source or program.jaxpr.is_high:
         return None
     eager = tape.parent is _jax.eval_trace
     if eager and not (_jax.may_compile() and all(map(can_be_called_with, primals, activity))):

@@ -72,7 +72,7 @@ class Jit(Carrier):
 
     def backward(self, node, halves, cts, ct_avals, wanted):
         residuals, params, split = node.residuals, node.params, halves.split
-        program, mask = split.backward(tuple(map(_jax.typeof, residuals)), ct_avals, wanted)
+        program, mask = split.backward(_jax.types_of(residuals), ct_avals, wanted)
         nonzero = [ct is not None for ct in cts]
         count = len(residuals)
 

@@ -22,6 +22,7 @@ from funcgrad.programs.flow import read_outside, slice_program, taking, variable
 from funcgrad.programs.memo import kept, memo
 from funcgrad.programs.waiting import CHECKPOINTS, compute_again
 from funcgrad.rules.control.carrier import Carrier, Halves, present, spread
+from funcgrad.rules.control.foreign import checkpointed
 
 
 class Remat(Carrier):
@@ -29,13 +30,15 @@ class Remat(Carrier):
     saved = ("xs",)
 
     def halves(self, tape, params, activity):
-        refused = _jax.effects_refused_by_remat(params["jaxpr"].effects)
+        program = params["jaxpr"]
+        refused = _jax.effects_refused_by_remat(program.effects)
         if refused:
             raise NotImplementedError(
                 f"Effects not supported in partial-eval of `checkpoint`/`remat`: {refused}. Move them out of the "
                 "checkpointed function: it runs twice."
             )
-        return split_remat(params["jaxpr"], activity, tape.rules, params["policy"])
+        rules = tape.rules.derived(checkpointed) if program.is_high else tape.rules
+        return split_remat(program, activity, rules, params["policy"])
 
     def forward(self, halves, primitive, primals, params):
         results = evaluate(halves.forward, *primals)
@@ -46,7 +49,7 @@ class Remat(Carrier):
     def backward(self, node, halves, cts, ct_avals, wanted):
         inputs, saved = self.fetched(node)
         operands = [*inputs, *saved, *present(cts)]
-        program, mask = halves.backward(tuple(map(_jax.typeof, operands)), ct_avals, wanted)
+        program, mask = halves.backward(_jax.types_of(operands), ct_avals, wanted)
         barrier = node.params["prevent_cse"]
         if isinstance(barrier, tuple):
             barrier = tuple([barrier[i] for i in halves.used_inputs])

@@ -91,11 +91,13 @@ class ScanHalves(Halves):
         program, first, last = self.split.forward, self.num_consts, self.num_consts + self.num_carry
         invars, outvars = program.jaxpr.invars, program.jaxpr.outvars[: self.num_outs]
         fixed = independent_of(program, range(first, len(invars)))
+        types = _jax.in_types(program)
         new: list[Any] = []
         self.sources: list[tuple[str, int]] = []
         self.is_stacked: list[bool] = []
         self.residual_avals: list[Any] = []
         for (kind, i), var in zip(self.split.sources, self.split.residuals(invars, program.jaxpr.outvars), strict=True):
+            self.residual_avals.append(types[i] if kind == "in" else var.aval)
             if kind == "out":
                 # What is carried on may be an output of each step as well, and so in a stack already.
                 i = next((k for k in range(self.num_carry, self.num_outs) if outvars[k] is var), i)
@@ -105,7 +107,6 @@ class ScanHalves(Halves):
                 new.append(var)
             self.sources.append((kind, i))
             self.is_stacked.append(is_stack or (type(var) is not Literal and var not in fixed))
-            self.residual_avals.append(var.aval)
         loop = Loop.of(with_outputs(program, [*outvars, *new]), first, self.num_carry, *self.steps)
         loop = hoist(loop, range(self.num_outs, self.num_outs + len(new)))
         self.loop = in_place(ahead(loop))

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.experimental import hijax
 from jax.interpreters import ad, batching
 
 import funcgrad as fg
@@ -117,41 +116,3 @@ def test_vmap_and_forward_mode_over_the_gradient_agree():
     assert_same(mine, theirs, 1e-6)
     mine, theirs = (jax.jvp(m.grad(f), (V,), (V,)) for m in (fg, jax))
     assert_same(mine, theirs, 1e-6)
-
-
-# Hijax primitives, which bring a way forward and a way back.
-
-
-#: As jax 0.12 spells it, and as it was spelled before.
-HiPrimitive = getattr(hijax, "HiPrim", None) or hijax.VJPHiPrimitive
-
-
-class Multiply(HiPrimitive):
-    def __init__(self, x, y):
-        self.in_avals = (jax.typeof(x), jax.typeof(y))
-        self.out_aval = jax.typeof(x)
-        self.params = {}
-        super().__init__()
-
-    def expand(self, x, y):
-        return x * y
-
-    def vjp_fwd(self, nonzero, x, y):
-        return self(x, y), (x, y)
-
-    def vjp_bwd_retval(self, residuals, ct):
-        x, y = residuals
-        return 10 * ct * y, 20 * ct * x
-
-
-def multiply(x, y):
-    return Multiply(x, y)(x, y)
-
-
-@pytest.mark.parametrize("argnums", [0, 1, (0, 1)])
-def test_a_hijax_primitive_goes_back_its_own_way(argnums):
-    x, y = jnp.asarray(V), jnp.asarray(V + 1)
-    f = lambda x, y: jnp.sum(jnp.sin(multiply(x, y)))  # noqa: E731
-    for wrap in (lambda f: f, jax.jit):
-        mine, theirs = (wrap(m.grad(f, argnums))(x, y) for m in (fg, jax))
-        assert_same(mine, theirs, 1e-6)

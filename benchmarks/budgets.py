@@ -20,7 +20,7 @@ from benchmarks.flops import count
 from benchmarks.measure import compare
 from benchmarks.workloads.large import programs
 from funcgrad.budgets.plan import Plan
-from funcgrad.budgets.units import in_units
+from funcgrad.units import in_units
 
 
 class Gradient:

@@ -15,7 +15,7 @@ ROOT = Path(funcgrad.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py") if "examples" not in path.relative_to(ROOT).parts)
 #: From the ground up; what stands beside each other may not import each other.
 FLOORS = [
-    ["_jax"],
+    ["_jax", "units"],
     ["programs"],
     ["engine"],
     ["rules"],

@@ -25,11 +25,11 @@ from funcgrad.budgets.held import VIEWS
 from funcgrad.budgets.marks import chunks_of, loop_in_chunks, loop_of
 from funcgrad.budgets.options import Choices, Option, is_repeatable, rates_of, undominated
 from funcgrad.budgets.segments import Segment, boundaries, segments_of
-from funcgrad.budgets.units import in_units
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.programs.evaluation import inline_jits, renamed
 from funcgrad.programs.flow import size
 from funcgrad.programs.thresholds import OPEN
+from funcgrad.units import in_units
 
 #: A loop has one choice for all its steps, so there are to be some between keeping little and keeping much.
 PARTS = (1 / 4, 1 / 2, 3 / 4)

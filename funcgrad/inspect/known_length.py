@@ -9,7 +9,7 @@ import jax
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import set_current_trace
+from funcgrad._jax import ClosedJaxpr, set_current_trace
 from funcgrad.engine.split import Activity, split
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.programs.evaluation import evaluate
@@ -31,14 +31,20 @@ def as_scan(tape: Any, primals: Sequence[Any], tracers: Sequence[Any], params: d
     cond, body, first = params["cond_jaxpr"], params["body_jaxpr"], params["cond_nconsts"]
     with set_current_trace(_jax.eval_trace):
         length = int(count_iterations(cond, body, first, params["body_nconsts"])(*primals))
-    activity = [Activity(t is not None and is_differentiable(t.aval)) for t in tracers[first:]]
-    halves = split(body, tuple(activity), tape.rules)
-    kept = halves.forward.jaxpr.outvars[sum(halves.out_known) :]
-    if length > MOST_ITERATIONS or length * sum(map(size, kept)) > MOST_BYTES:
+    if not can_be_opened(body, length, tracers[first:], tape.rules):
         return None
     count = params["body_nconsts"]
     scan = _jax.scan_params(_jax.empty_scan(), body, count, len(primals) - first - count)
     return primals[first:], tracers[first:], {**scan, "length": length}
+
+
+def can_be_opened(body: ClosedJaxpr, length: Any, tracers: Sequence[Any], rules: Any) -> bool:
+    """Whether all that the way back of a loop's steps needs is little enough to be kept."""
+    if not isinstance(length, int) or length > MOST_ITERATIONS:
+        return False
+    halves = split(body, tuple([Activity(t is not None and is_differentiable(t.aval)) for t in tracers]), rules)
+    kept = halves.forward.jaxpr.outvars[sum(halves.out_known) :]
+    return length * sum(map(size, kept)) <= MOST_BYTES
 
 
 @memo

@@ -24,10 +24,11 @@ from funcgrad._jax import ClosedJaxpr, Literal
 from funcgrad.engine.recording import Recording
 from funcgrad.engine.split import Split
 from funcgrad.engine.tape import Node, typeof_or_zero
-from funcgrad.inspect.known_length import as_scan
+from funcgrad.inspect.known_length import as_scan, can_be_opened
 from funcgrad.programs.memo import kept
 from funcgrad.rules.control.carrier import Carrier, typed_cotangents
-from funcgrad.rules.control.scan import Backward, Scan, ScanHalves
+from funcgrad.rules.control.scan import Scan
+from funcgrad.rules.control.scan_halves import Backward, ScanHalves
 from funcgrad.rules.control.while_loop import While
 from funcgrad.rules.rule import Rule, Wrapped, bare
 
@@ -80,9 +81,14 @@ def take_notes(rule, tape, primitive, primals, tracers, params, linear):
 
 
 def resolved(rule, tape, primitive, primals, tracers, params, linear) -> tuple[Rule, Any, Any, Any, Any]:
-    """What is recorded in the place of an operation: of a ``while`` loop a ``scan`` of as many steps."""
-    scan = as_scan(tape, primals, tracers, params) if isinstance(rule, While) and not linear else None
-    return (rule, primitive, primals, tracers, params) if scan is None else (SCAN, lax.scan_p, *scan)
+    """What is recorded in the place of an operation: of a loop that keeps a few states, one that keeps everything."""
+    if isinstance(rule, While) and not linear:
+        scan = as_scan(tape, primals, tracers, params)
+        if scan is not None:
+            return SCAN, lax.scan_p, *scan
+    if isinstance(rule, Scan) and can_be_opened(params["jaxpr"], params["length"], tracers, tape.rules):
+        rule = SCAN
+    return rule, primitive, primals, tracers, params
 
 
 def noting(rule: Rule) -> Rule:

@@ -39,7 +39,8 @@ class Gradient:
 def report(name: str, budgets: list[float], with_time: bool) -> None:
     f, args = programs()[name]
     plain = Gradient(f, args)
-    print(f"{name}: {in_units(plain.held)}, {plain.flops / 1e6:.0f} million operations")
+    peak = fg.memory(f)(*args).peak.bytes
+    print(f"{name}: {in_units(plain.held)}, foretold {in_units(peak)}, {plain.flops / 1e6:.0f} million operations")
     plan = Plan(flat(f, args))
     for budget in budgets:
         try:

@@ -49,7 +49,14 @@ class Point(NamedTuple):
 class Plan:
     """A program in segments, and the curve of what can be had: points of falling memory and rising operations."""
 
-    def __init__(self, program: ClosedJaxpr, keep: Sequence[str] = (), collectives: bool = False, copies: int = 1):
+    def __init__(
+        self,
+        program: ClosedJaxpr,
+        keep: Sequence[str] = (),
+        collectives: bool = False,
+        copies: int = 1,
+        is_active: Sequence[bool] | None = None,
+    ):
         self.program, self.copies = inline_jits(program), copies
         eqns = self.program.jaxpr.eqns
         rates, parts = rates_of(self.program), PARTS if copies > 1 else ()
@@ -71,7 +78,8 @@ class Plan:
                 and size(eqn.invars[0]) == size(eqn.outvars[0])
             ):
                 inputs.update(eqn.outvars)
-        active = {v for v in inputs if is_differentiable(v.aval)}
+        inactive = [v for v, a in zip(self.program.jaxpr.invars, is_active or (), strict=False) if not a]
+        active = {v for v in inputs if is_differentiable(v.aval)}.difference(inactive)
         found: dict[Any, list[Option]] = {}
         self.options: list[list[Option]] = []
         for start, segment in zip(starts, self.segments, strict=True):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from funcgrad.inspect import page, pictures, table
 from funcgrad.inspect.statistics import Statistics
 from funcgrad.inspect.steps import BackwardPass, BackwardStep
+
+if TYPE_CHECKING:
+    from funcgrad.inspect.memory_report import MemoryReport
 
 VERSION = 1
 NOWHERE = {"file": None, "line": None, "function": None}
@@ -39,13 +42,14 @@ class BackwardReport(BackwardPass):
     def _repr_html_(self) -> str:
         return table.html(self)
 
-    def to_html(self, path: str | Path) -> None:
+    def to_html(self, path: str | Path, memory: MemoryReport | None = None) -> None:
         """Write the report as one page that needs no network: the source, the graph and every number, to click through.
 
         Args:
           path: the file to write; its folder must exist.
+          memory: what ``funcgrad.memory`` tells of the same function, to be shown with it.
         """
-        page.write(self.to_dict(), path)
+        page.write({**self.to_dict(), "memory": memory and memory.to_dict()}, path)
 
     def plot(self) -> Any:
         """Draw the norm of the cotangents along the depth and the bytes kept along the time; needs matplotlib.

@@ -36,11 +36,10 @@ function details({ model, state, goTo, chooseLine, chooseSteps }) {
     return [
       ...heading.slice(1).map((text) => make("p", { class: "soft" }, text)),
       table(
-        ["line", "kept", "of"],
-        lines.map(({ place, bytes: n, values }) => [
-          name(place),
-          bytes(n),
-          make("div", { class: "soft" }, values.map((text) => make("div", {}, text))),
+        ["line", "kept"],
+        lines.flatMap(({ place, bytes: n, values }) => [
+          [name(place), bytes(n)],
+          ...values.map((text) => [make("span", { class: "soft" }, text), ""]),
         ]),
       ),
       table(

@@ -162,7 +162,7 @@ def pull_inside(node: Node, cts: Sequence[Any], watch: Watch, path: Path) -> Seq
         cts, _ = typed_cotangents(cts, halves.ct_avals)
         cts = halves.filled(cts)
         nonzero = tuple([ct is not None for ct in cts])
-        run, paths, tree = watched_scan(halves, nonzero, active, watch.measure, watch.wants)
+        run, paths, tree = watched_scan(halves, nonzero, watch.measure, watch.wants)
         pulled, rows = run(node.residuals, cts)
         nodes = dict(inside(node))
         for at, observation in zip(paths, jax.tree.unflatten(tree, rows), strict=True):
@@ -176,7 +176,7 @@ def pull_inside(node: Node, cts: Sequence[Any], watch: Watch, path: Path) -> Seq
 
 @kept
 def watched_scan(
-    halves: ScanHalves, nonzero: tuple[bool, ...], wanted: tuple[bool, ...], measure: Callable, wants: Callable
+    halves: ScanHalves, nonzero: tuple[bool, ...], measure: Callable, wants: Callable
 ) -> tuple[Callable, list[Path], Any]:
     """The way back through a loop with an observer in it; the paths that it sees, and how its stacks are put together.
 

@@ -36,17 +36,14 @@ def sweep(program: Program, needed: dict[Program, set[int]]) -> None:
         if not wanted and not eqn.has_effects:
             continue
         kept.append(eqn)
-        used = eqn.inputs
+        live.update(eqn.reads())
         if eqn.has_effects:
             wanted = set(range(len(eqn.outputs)))
         if eqn.name == "scan":
             wanted = carried_on(eqn, wanted)
-            used = [x for i, x in enumerate(eqn.inputs) if i in wanted or i >= eqn.params["carry"]]
         for inner in eqn.programs():
             outputs = wanted if eqn.name in TRIMMED else set(range(len(inner.outputs)))
             needed.setdefault(inner, set()).update(outputs)
-            live |= reached(inner, outputs)
-        live.update(x for x in used if type(x) is Var)
     program.equations = kept[::-1]
 
 

@@ -70,13 +70,11 @@ class Lifter:
     """Turns jaxprs into programs. A jitted function that is called more than once stays one."""
 
     def __init__(self, root: ClosedJaxpr):
-        self.calls: Counter = Counter()
-        self.lengths: dict[int, int] = {}
+        self.calls: Counter[Jaxpr] = Counter()
+        self.lengths: dict[Jaxpr, int] = {}
         #: Array constants by identity, each with its variable.
         self.constants: dict[int, tuple[Var, Any]] = {}
-        self.functions: dict[int, Program] = {}
-        #: Kept, so that no other jaxpr gets the id of one.
-        self.expanded: list[ClosedJaxpr] = []
+        self.functions: dict[Jaxpr, Program] = {}
         self.count(root.jaxpr)
 
     def count(self, jaxpr: Jaxpr) -> int:
@@ -84,11 +82,10 @@ class Lifter:
         for eqn in jaxpr.eqns:
             length += str(eqn.primitive) not in ("name", "convert_element_type", "broadcast_in_dim", "reshape")
             for inner in (program.jaxpr for program in jaxprs_in(tuple(eqn.params.values()))):
-                self.calls[id(inner)] += 1
-                if id(inner) not in self.lengths:
-                    self.lengths[id(inner)] = 0
-                    self.lengths[id(inner)] = self.count(inner)
-                length += self.lengths[id(inner)]
+                self.calls[inner] += 1
+                if inner not in self.lengths:
+                    self.lengths[inner] = self.count(inner)
+                length += self.lengths[inner]
         return length
 
     def lift(
@@ -144,15 +141,14 @@ class Lifter:
         if name == "tie":
             return inputs[1:]
         if name == "call_hi_primitive":
-            self.expanded.append(expanded(eqn.params["_prim"]))
-            return self.inline(where, self.expanded[-1], inputs)
+            return self.inline(where, expanded(eqn.params["_prim"]), inputs)
         params = {
             k: None if k in ("sharding", "out_sharding") and is_no_sharding(v) else v for k, v in eqn.params.items()
         }
         if name in WRITTEN_OUT:
             inner = jaxprs_in(tuple(eqn.params.values()))[0]
-            length = self.lengths.get(id(inner.jaxpr), 0)
-            if name in ("jit", "pjit") and self.calls[id(inner.jaxpr)] > 1 and length >= SMALLEST:
+            length = self.lengths.get(inner.jaxpr, 0)
+            if name in ("jit", "pjit") and self.calls[inner.jaxpr] > 1 and length >= SMALLEST:
                 return self.call(where, eqn, inner, inputs)
             if name in ("checkpoint", "remat2") and params.get("differentiated") and params["prevent_cse"]:
                 inputs = behind_barrier(where, inputs)
@@ -207,9 +203,9 @@ class Lifter:
         return inputs, {key: lifted(value) for key, value in params.items()}
 
     def call(self, where: Where, eqn: Any, inner: ClosedJaxpr, inputs: list) -> list[Any]:
-        program = self.functions.get(id(inner.jaxpr))
+        program = self.functions.get(inner.jaxpr)
         if program is None:
-            program = self.functions[id(inner.jaxpr)] = self.lift(inner, where.partners(), (), where.backward)
+            program = self.functions[inner.jaxpr] = self.lift(inner, where.partners(), (), where.backward)
             program.name = plain_name(eqn.params["name"]) + ("_backward" if where.backward else "")
         avals = [v.aval for v in eqn.outvars]
         return where.add("call", inputs, avals, {"program": program}, has_effects=bool(eqn.effects))

@@ -34,7 +34,7 @@ def run_all(program: Any, *args: Any) -> list[Any]:
 
 def run_one(eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
     primitive, params = eqn.primitive, eqn.params
-    if primitive in CARRIERS:
+    if primitive in CARRIERS and params.get("length") != 0:
         return CARRIERS[primitive](params, values)
     aval = eqn.outvars[0].aval
     if primitive.name in NUMPY and isinstance(getattr(aval, "dtype", None), np.dtype):
@@ -128,7 +128,7 @@ NUMPY: dict[str, Callable] = {
     },
     "broadcast_in_dim": broadcast,
     "cumsum": along(np.cumsum),
-    "div": lambda x, y, **_: np.divide(x, y) if x.dtype.kind == "f" else np.fix(x / y),
+    "div": lambda x, y, **_: np.divide(x, y) if x.dtype.kind in "fc" else np.fix(x / y),
     "dot_general": product,
     "iota": lambda shape, dimension, **_: np.indices(shape)[dimension],
     "reduce_sum": lambda x, axes, **_: np.sum(x, axes),

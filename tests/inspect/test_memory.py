@@ -155,7 +155,8 @@ def test_nothing_is_kept_of_a_linear_function():
     assert "0 values kept" in str(report)
 
 
-def test_the_report_reads():
+def test_the_report_reads(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     report = fg.memory(model)(PARAMS, X)
     text = str(report)
     first, second, third, *_ = text.splitlines()

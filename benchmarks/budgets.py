@@ -1,6 +1,6 @@
 """What gradients hold and cost that were told how much memory they may take: ``fg.checkpoint(fun, memory=)``.
 
-python -m benchmarks.budgets [PROGRAM...] [--budgets 0.5 0.25] [--time] [--planning]
+python -m benchmarks.budgets [PROGRAM...] [--budgets 0.5 0.25 | --ten] [--time] [--planning]
 
 Memory is XLA's temporary memory of the compiled gradient, operations those of its optimised text, loops included; both
 are exact. Times (``--time``) are medians of ratios, each pair run in turn.
@@ -9,18 +9,20 @@ are exact. Times (``--time``) are medians of ratios, each pair run in turn.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import funcgrad as fg
 from benchmarks.flops import count
 from benchmarks.measure import compare
 from benchmarks.workloads.large import programs
 from funcgrad.budgets.plan import Plan
-from funcgrad.budgets.units import in_units
+from funcgrad.units import in_units
 
 
 class Gradient:
@@ -39,8 +41,11 @@ class Gradient:
 def report(name: str, budgets: list[float], with_time: bool) -> None:
     f, args = programs()[name]
     plain = Gradient(f, args)
-    print(f"{name}: {in_units(plain.held)}, {plain.flops / 1e6:.0f} million operations")
+    peak = fg.memory(f)(*args).peak.bytes
+    print(f"{name}: {in_units(plain.held)}, foretold {in_units(peak)}, {plain.flops / 1e6:.0f} million operations")
     plan = Plan(flat(f, args))
+    expected = jax.tree.leaves(plain())
+    found: dict[float, Gradient] = {}
     for budget in budgets:
         try:
             point = plan.within(budget * plan.curve[0].held)
@@ -48,12 +53,22 @@ def report(name: str, budgets: list[float], with_time: bool) -> None:
             point = plan.curve[-1]
             print(f"  {budget:4}  {error}")
         part = min(1.0, point.held / plan.curve[0].held * (1 + 1e-9))
-        found = Gradient(fg.checkpoint(f, memory=part), args)
-        row = f"  {budget:4}  memory {found.held / plain.held:.3f}, foretold {point.held / plain.held:.3f}"
-        row += f"  operations {found.flops / plain.flops:.3f}"
+        found[budget] = mine = Gradient(fg.checkpoint(f, memory=part), args)
+        row = f"  {budget:4}  memory {mine.held / plain.held:.3f}, foretold {point.held / plain.held:.3f}"
+        row += f"  operations {mine.flops / plain.flops:.3f}"
+        row += f"  difference {difference(jax.tree.leaves(mine()), expected):.1e}"
         if with_time:
-            row += f"  time {compare(plain, found, budget=10.0).ratio:.2f}"
+            row += f"  time {compare(plain, mine, budget=10.0).ratio:.2f}"
         print(row, flush=True)
+    ordered = [found[budget] for budget in sorted(found)]
+    for what, rising in (("held", lambda a, b: a.held <= b.held), ("flops", lambda a, b: a.flops >= b.flops)):
+        if not all(itertools.starmap(rising, itertools.pairwise(ordered))):
+            print(f"  not monotonic: {what} {[getattr(each, what) for each in ordered]}")
+
+
+def difference(xs: list[Any], ys: list[Any]) -> float:
+    """The largest difference of two lists of arrays, each relative to the largest number of its array."""
+    return max(float(jnp.max(jnp.abs(x - y)) / jnp.max(jnp.abs(y))) for x, y in zip(xs, ys, strict=True))
 
 
 def planning(layers: int = 24) -> None:
@@ -80,11 +95,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("programs", nargs="*", help="all of them if none is named")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.25])
+    parser.add_argument("--ten", action="store_true", help="ten budgets, from 0.1 to 1.0")
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--planning", action="store_true")
     told = parser.parse_args()
     for name in told.programs or programs():
-        report(name, told.budgets, told.time)
+        report(name, [k / 10 for k in range(10, 0, -1)] if told.ten else told.budgets, told.time)
     if told.planning:
         planning()
 

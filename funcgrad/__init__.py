@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from funcgrad.budgets.checkpoint import checkpoint
     from funcgrad.inspect.cotangents import cotangents
     from funcgrad.inspect.explain import explain
+    from funcgrad.inspect.memory import memory
     from funcgrad.inspect.nonfinite import find_nonfinite
     from funcgrad.inspect.source import backward_source
 
@@ -28,6 +29,7 @@ __all__ = [
     "hvp",
     "jacrev",
     "losses",
+    "memory",
     "nn",
     "rules",
     "sgd",
@@ -44,6 +46,7 @@ _LATER = {
     "cotangents": "funcgrad.inspect.cotangents",
     "explain": "funcgrad.inspect.explain",
     "find_nonfinite": "funcgrad.inspect.nonfinite",
+    "memory": "funcgrad.inspect.memory",
 }
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import funcgrad as fg
-
-# Compiling takes most of these tests' time.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def assert_same(got, expected, tolerance=0.0):
@@ -26,6 +21,11 @@ def assert_same(got, expected, tolerance=0.0):
             x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         scale = np.max(np.abs(y), initial=0, where=np.isfinite(y)) if tolerance else 0
         np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * (1 + scale))
+
+
+def as_users_compile(f):
+    """``f``, compiled as users compile it: what is run for its rounding, where tests else compile quickly."""
+    return lambda *args: jax.jit(f).lower(*args).compile()(*args)
 
 
 def squares(tree):
@@ -45,8 +45,8 @@ def assert_agrees(f, *args, argnums=None, second=True, tolerance=1e-6):
     (mine, mine_again), (theirs, theirs_again) = gradients(fg.grad), gradients(jax.grad)
     if not second:
         mine_again = theirs_again = lambda *args: ()
-    expected, expected_again = quick_jit(lambda *args: (theirs(*args), theirs_again(*args)))(*args)
+    expected, expected_again = jax.jit(lambda *args: (theirs(*args), theirs_again(*args)))(*args)
     assert_same(mine(*args), expected, tolerance)
-    once, again = quick_jit(lambda *args: (mine(*args), mine_again(*args)))(*args)
+    once, again = jax.jit(lambda *args: (mine(*args), mine_again(*args)))(*args)
     assert_same(once, expected, tolerance)
     assert_same(again, expected_again, 10 * tolerance)

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import os
 
 import pytest
 
+# Compiling takes most of the tests' time, and what is run once or twice need not be fast.
+USUAL = {
+    "xla_backend_optimization_level": 3,
+    "xla_cpu_parallel_codegen_split_count": 32,
+    "xla_cpu_use_fusion_emitters": True,
+}
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false"
+)
 # Before JAX looks for devices: programs for several of them run on simulated ones.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+
+
+def pytest_configure():
+    """What a test compiles to look at it is compiled as users do: its memory, its flops and its text are theirs."""
+    from jax.stages import Lowered
+
+    @functools.wraps(Lowered.compile)
+    def compile_as_users_do(self, compiler_options=None, *, usual=Lowered.compile, **how):
+        return usual(self, {**USUAL, **(compiler_options or {})}, **how)
+
+    Lowered.compile = compile_as_users_do
 
 
 @pytest.hookimpl(tryfirst=True)

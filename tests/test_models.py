@@ -13,7 +13,7 @@ from flax import linen, nnx
 from jax import lax
 
 import funcgrad as fg
-from tests.agreement import assert_same, quick_jit
+from tests.agreement import assert_same
 
 KEY = jax.random.key(0)
 X = np.linspace(-1, 1, 2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
@@ -23,7 +23,7 @@ TOKENS = np.array([[1, 4, 2, 0, 3], [3, 3, 1, 2, 4]])
 
 def assert_trains_alike(loss, params, *batch, eager=False):
     """The losses and gradients of three steps of gradient descent, each with its own gradients."""
-    mine, theirs = (quick_jit(m.value_and_grad(loss)) for m in (fg, jax))
+    mine, theirs = (jax.jit(m.value_and_grad(loss)) for m in (fg, jax))
     my_params, their_params = params, params
     if eager:
         assert_same(fg.value_and_grad(loss)(params, *batch), theirs(params, *batch), 1e-5)
@@ -33,7 +33,7 @@ def assert_trains_alike(loss, params, *batch, eager=False):
         my_params, their_params = step(my_params, gradient), step(their_params, their_gradient)
 
 
-@quick_jit
+@jax.jit
 def step(params, gradient):
     return fg.sgd(params, gradient, 0.1)
 
@@ -66,7 +66,7 @@ def test_a_flax_network_with_batch_statistics_and_dropout_trains_alike():
         return jnp.mean(out**2), updated
 
     arguments = (variables["params"], variables["batch_stats"], FLAT)
-    mine, theirs = (quick_jit(m.value_and_grad(loss, has_aux=True))(*arguments) for m in (fg, jax))
+    mine, theirs = (jax.jit(m.value_and_grad(loss, has_aux=True))(*arguments) for m in (fg, jax))
     assert_same(mine, theirs, 1e-5)
 
 

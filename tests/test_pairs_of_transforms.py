@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 import funcgrad as fg
+from tests.stepwise import stepwise
 
 X = np.array([0.4, -0.7, 1.1], np.float32)
 
@@ -31,7 +32,7 @@ def loop(x):
 
 def branching(x):
     y = lax.cond(x[0] > 0, lambda x: jnp.sin(x) * x, jnp.cos, x)
-    return jnp.sum(jax.checkpoint(lambda y: jnp.exp(-(y**2)) * y)(y))
+    return jnp.sum(jax.checkpoint(lambda y: jnp.sin(y) * y)(y))
 
 
 def with_a_rule_of_its_own(x):
@@ -40,7 +41,9 @@ def with_a_rule_of_its_own(x):
 
 def moving(x):
     y = jnp.sort(x).at[jnp.array([0, 2])].max(x[:2] ** 2)
-    return jnp.sum(jnp.linalg.solve(jnp.outer(y, y) + 3 * jnp.eye(3), y) * jnp.cumsum(x))
+    diagonal = 3 + y * y
+    z = lax.custom_linear_solve(lambda z: diagonal * z, y, lambda _, b: b / diagonal, symmetric=True)
+    return jnp.sum(z * jnp.cumsum(x))
 
 
 def value_and_slope(m):
@@ -98,19 +101,26 @@ ALL = [(name, FORWARD[name]) for name in FORWARD] + [(name, t[name]) for t in (O
 REFERENCES = {**FORWARD, **THEIRS}
 
 
+PROGRAMS = [network, loop, branching, with_a_rule_of_its_own, moving]
+
+
+def test_what_is_run_step_by_step_is_what_is_compiled():
+    gradients = lambda x: [fg.grad(program)(x) for program in PROGRAMS]  # noqa: E731
+    np.testing.assert_allclose(stepwise(gradients)(X), jax.jit(gradients)(X), rtol=1e-5)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("program", [network, loop, branching, with_a_rule_of_its_own, moving])
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_transforms_work_around_each_other(program):
-    # What JAX has for both is compared to, and what is JAX's alone needs no test.
-    pairs = {
-        (outer, inner): [outside(inside(program)) for outer_, outside in ALL for inner_, inside in ALL
-                         if (outer_, inner_) == (outer, inner) and not {outside, inside} <= {*REFERENCES.values()}]
-        for outer in REFERENCES for inner in REFERENCES
-    }  # fmt: skip
-    expected = {(outer, inner): REFERENCES[outer](REFERENCES[inner](program)) for outer, inner in pairs}
-    for outer in REFERENCES:
-        row = [(pair, found) for pair, found in pairs.items() if pair[0] == outer and found]
-        both = jax.jit(lambda x, row=row: [(expected[pair](x), [f(x) for f in found]) for pair, found in row])
-        for (pair, _), (right, found) in zip(row, both(X), strict=True):
+    for outer, reference in REFERENCES.items():
+        # What JAX has for both is compared to, and what is JAX's alone needs no test.
+        pairs = {
+            inner: [outside(inside(program)) for outer_, outside in ALL for inner_, inside in ALL
+                    if (outer_, inner_) == (outer, inner) and not {outside, inside} <= {*REFERENCES.values()}]
+            for inner in REFERENCES
+        }  # fmt: skip
+        pairs = {inner: [reference(REFERENCES[inner](program)), *found] for inner, found in pairs.items() if found}
+        values = stepwise(lambda x, pairs=pairs: [[f(x) for f in both] for both in pairs.values()])(X)
+        for inner, (right, *found) in zip(pairs, values, strict=True):
             for value in found:
-                np.testing.assert_allclose(value, right, rtol=2e-3, atol=2e-4, err_msg=str(pair))
+                np.testing.assert_allclose(value, right, rtol=2e-3, atol=2e-4, err_msg=f"{outer} of {inner}")

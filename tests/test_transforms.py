@@ -11,7 +11,7 @@ import pytest
 from jax.extend.core import get_opaque_trace_state
 
 import funcgrad as fg
-from tests.agreement import assert_same, quick_jit
+from tests.agreement import assert_same
 
 V = np.array([0.5, -1.5, 2.0], np.float32)
 
@@ -301,7 +301,7 @@ def test_holomorphic_functions_have_complex_derivatives():
     zs = np.array([z, 1j * z])
     assert_same(fg.jacrev(f, holomorphic=True)(zs), jax.jacrev(f, holomorphic=True)(zs), 1e-6)
     g = lambda z: jnp.sum(f(z))  # noqa: E731
-    mine, theirs = (quick_jit(m.hessian(g, holomorphic=True))(zs) for m in (fg, jax))
+    mine, theirs = (jax.jit(m.hessian(g, holomorphic=True))(zs) for m in (fg, jax))
     assert_same(mine, theirs, 1e-6)
 
 
@@ -380,16 +380,16 @@ def test_hessians_are_those_of_jax():
     def f(params, x):
         return jnp.sum(jnp.tanh(params["w"] * x + params["b"]) ** 2)
 
-    assert_same(fg.hessian(f)(*arguments), quick_jit(jax.hessian(f))(*arguments), 1e-5)
-    mine, theirs = (quick_jit(m.hessian(f, (0, 1)))(*arguments) for m in (fg, jax))
+    assert_same(fg.hessian(f)(*arguments), jax.jit(jax.hessian(f))(*arguments), 1e-5)
+    mine, theirs = (jax.jit(m.hessian(f, (0, 1)))(*arguments) for m in (fg, jax))
     assert_same(mine, theirs, 1e-6)
 
 
 def test_the_jacobian_of_the_gradient_is_the_hessian():
     f = lambda x: jnp.sum(jnp.sin(x) * x[::-1] ** 2)  # noqa: E731
-    expected = quick_jit(jax.hessian(f))(V)
+    expected = jax.jit(jax.hessian(f))(V)
     for hessian in (fg.jacrev(fg.grad(f)), jax.jacfwd(fg.grad(f)), fg.jacrev(fg.jacrev(f)), fg.hessian(f)):
-        assert_same(quick_jit(hessian)(V), expected, 1e-6)
+        assert_same(jax.jit(hessian)(V), expected, 1e-6)
 
 
 def test_hvp_is_the_hessian_times_the_vector():

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from funcgrad._jax import ClosedJaxpr
 from funcgrad.budgets.plan import Plan
-from funcgrad.budgets.units import in_bytes
 from funcgrad.programs.evaluation import evaluate
 from funcgrad.programs.memo import memo
+from funcgrad.units import in_bytes
 
 P = ParamSpec("P")
 R = TypeVar("R")

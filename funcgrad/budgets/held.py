@@ -35,20 +35,22 @@ class Held:
     """The bytes that the values of a program take, after each of its equations.
 
     ``leaving`` are outputs with a place of their own, which is not counted. ``staying`` are outputs that stay.
+    ``lives`` are the numbers of the equation that makes a value and of the last that reads it.
     """
 
     def __init__(self, eqns: Sequence[Any], leaving: Collection[Any] = (), staying: Collection[Any] = ()):
         self.eqns = eqns
-        source = sources(eqns)
+        self.source = source = sources(eqns)
         elsewhere, here = ({source.get(v, v) for v in outs if type(v) is Var} for outs in (leaving, staying))
         elsewhere.update(begun_elsewhere(eqns, elsewhere))
         self.written = written(eqns, elsewhere | here, source)
         #: By value that is written out, the number of the last equation that reads it.
-        last = last_uses(eqns, self.written, source)
+        last, self.behind = last_uses(eqns, self.written, source)
         last.update((v, len(eqns)) for v in here if self.written.get(v))
         dying: dict[int, list[Var]] = {}
         for v, k in last.items():
             dying.setdefault(k, []).append(v)
+        self.lives: dict[Var, tuple[int, int]] = {}
         self.during: list[int] = []
         self.after: list[int] = []
         live = 0
@@ -63,6 +65,7 @@ class Held:
             for v in made:
                 if v in last:
                     alive.add(v)
+                    self.lives[v] = k, last[v]
                     live += size(v)
             for v in dead:
                 alive.discard(v)
@@ -72,6 +75,15 @@ class Held:
     @property
     def peak(self) -> int:
         return max(self.during, default=0)
+
+    def alive(self, at: int) -> list[Var]:
+        """The values that take memory after equation ``at``."""
+        return [v for v, (made, last) in self.lives.items() if made <= at < last]
+
+    def behind_of(self, v: Var) -> Collection[Var]:
+        """The values in memory of which one is had when it is read: itself, if it is written out."""
+        v = self.source.get(v, v)
+        return self.behind.get(v, (v,))
 
 
 def begun_elsewhere(eqns: Sequence[Any], elsewhere: Collection[Any]) -> set[Var]:
@@ -154,8 +166,11 @@ def written(eqns: Sequence[Any], outside: Collection[Any], source: dict[Var, Var
     return found
 
 
-def last_uses(eqns: Sequence[Any], is_written: dict[Var, bool], source: dict[Var, Var]) -> dict[Var, int]:
-    """The last equation that reads each value that is written out, be it inside of another's kernel."""
+def last_uses(
+    eqns: Sequence[Any], is_written: dict[Var, bool], source: dict[Var, Var]
+) -> tuple[dict[Var, int], dict[Var, frozenset[Var]]]:
+    """The last equation that reads each value that is written out, be it inside of another's kernel; and of which such
+    values each of the others is made."""
     last: dict[Var, int] = {}
     behind: dict[Var, frozenset[Var]] = {}
     nothing: frozenset[Var] = frozenset()
@@ -180,4 +195,4 @@ def last_uses(eqns: Sequence[Any], is_written: dict[Var, bool], source: dict[Var
         if seen or not eqn.outvars:
             for x in read:
                 last[x] = k
-    return last
+    return last, behind

@@ -64,14 +64,22 @@ def loop_of(program: ClosedJaxpr, body: ClosedJaxpr) -> ClosedJaxpr:
     return _jax.with_parts(program, eqns=[eqn.replace(params=params)])
 
 
-def loop_in_chunks(program: ClosedJaxpr, values: Sequence[Var], chunks: int, keep: Sequence[str]) -> ClosedJaxpr:
-    """A segment of one loop that keeps what is carried at the start of each chunk of steps, and ``values`` of all."""
+def loop_in_chunks(program: ClosedJaxpr, first: Sequence[Var], last: Sequence[Var], keep: Sequence[str]) -> ClosedJaxpr:
+    """A segment of one loop in chunks of steps, which keeps what is carried at the start of each.
+
+    Of the first half of a chunk's steps it keeps the values ``first`` too, and ``last`` of the others.
+    """
     (eqn,) = program.jaxpr.eqns
-    body, names = marked(eqn.params["jaxpr"], values)
     num_consts, num_carry = _jax.scan_layout(eqn.params)
     length, reverse = eqn.params["length"], eqn.params["reverse"]
+    chunks = chunks_of(length)
     steps = length // chunks
+    body, names = marked(eqn.params["jaxpr"], last)
     inner = scan_of(body, num_consts, num_carry, steps, reverse, eqn.params["unroll"])
+    if first != last and steps > 1:
+        other, more = marked(eqn.params["jaxpr"], first)
+        inner = loop_in_parts(inner, [(other, steps // 2), (body, steps - steps // 2)])
+        names = max(names, more, key=len)
     inner = checkpointed(inner, [*names, *keep], waits=False)
 
     def run(*operands: Any) -> list[Any]:
@@ -85,6 +93,34 @@ def loop_in_chunks(program: ClosedJaxpr, values: Sequence[Var], chunks: int, kee
         last, ys = lax.scan(chunk, list(carry), stacks, chunks, reverse)
         return [*last, *(lax.reshape(y, (length, *y.shape[2:])) for y in ys)]
 
+    return computed_by(run, program)
+
+
+def loop_in_parts(program: ClosedJaxpr, parts: Sequence[tuple[ClosedJaxpr, int]]) -> ClosedJaxpr:
+    """A segment of one loop as several, one after the other: of bodies that compute the same, and so many steps."""
+    (eqn,) = program.jaxpr.eqns
+    num_consts, num_carry = _jax.scan_layout(eqn.params)
+    length, reverse = eqn.params["length"], eqn.params["reverse"]
+
+    def run(*operands: Any) -> list[Any]:
+        consts, carry, xs = operands[:num_consts], operands[num_consts:][:num_carry], operands[num_consts + num_carry :]
+        stacks, done = [], 0
+        for body, steps in parts:
+            first = length - done - steps if reverse else done
+            rows = [lax.slice_in_dim(x, first, first + steps) for x in xs]
+            params = _jax.scan_params({**eqn.params, "length": steps}, body, num_consts, num_carry)
+            outs = lax.scan_p.bind(*consts, *carry, *rows, **params)
+            carry, done = tuple(outs[:num_carry]), done + steps
+            stacks.append(outs[num_carry:])
+        ys = zip(*(stacks[::-1] if reverse else stacks), strict=True)
+        return [*carry, *(lax.concatenate(y, 0) for y in ys)]
+
+    return computed_by(run, program)
+
+
+def computed_by(run: Callable[..., list[Any]], program: ClosedJaxpr) -> ClosedJaxpr:
+    """A segment of one equation, of whose operands ``run`` computes the same."""
+    (eqn,) = program.jaxpr.eqns
     whole = _jax.trace_to_jaxpr(run, [x.aval for x in eqn.invars], _jax.unnamed(program))
     env: dict[Any, Any] = dict(zip(whole.jaxpr.invars, eqn.invars, strict=True))
     env.update(zip(whole.jaxpr.outvars, eqn.outvars, strict=True))
@@ -92,8 +128,8 @@ def loop_in_chunks(program: ClosedJaxpr, values: Sequence[Var], chunks: int, kee
         eqns=[renamed(each, env) for each in whole.jaxpr.eqns],
         constvars=[*program.jaxpr.constvars, *whole.jaxpr.constvars],
     )
-    chunked: ClosedJaxpr = program.replace(jaxpr=jaxpr, consts=[*program.consts, *whole.consts])
-    return chunked
+    computed: ClosedJaxpr = program.replace(jaxpr=jaxpr, consts=[*program.consts, *whole.consts])
+    return computed
 
 
 def scan_of(body: ClosedJaxpr, num_consts: int, num_carry: int, length: int, reverse: bool, unroll: Any) -> ClosedJaxpr:

@@ -15,15 +15,13 @@ from typing import Any, NamedTuple
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, Literal, Var, jit_p, name_p
+from funcgrad._jax import ClosedJaxpr, Var, jit_p, name_p
 from funcgrad.budgets.costs import equations_inside, flops
 from funcgrad.budgets.held import Held
+from funcgrad.budgets.joint import Joint
 from funcgrad.budgets.marks import segment_keeping
-from funcgrad.engine.split import Activity, Split, split
-from funcgrad.engine.tape import is_differentiable
 from funcgrad.programs.cut import cut
-from funcgrad.programs.evaluation import inline_jits
-from funcgrad.programs.flow import size, slice_program, with_outputs
+from funcgrad.programs.flow import size, slice_program
 from funcgrad.rules import default
 
 
@@ -60,19 +58,14 @@ class Choices:
         parts: Sequence[float] = (),
     ):
         self.program, self.names = program, names
-        activity = tuple([Activity.VALUE if a else Activity.NONE for a in is_active])
         values = [
             v
             for eqn in program.jaxpr.eqns
             for v in eqn.outvars
             if not isinstance(v, _jax.DropVar) and not _jax.is_ref(v.aval)
         ]
-        shown = with_outputs(program, [*program.jaxpr.outvars, *values])
-        halves = split(shown, activity, default)
-        self.forward = inline_jits(halves.forward)
-        jaxpr = self.forward.jaxpr
-        self.wanted = [v for v in halves.residuals(jaxpr.invars, jaxpr.outvars) if type(v) is not Literal]
-        own = len(program.jaxpr.outvars)
+        self.joint = joint = Joint(program, is_active, is_input, default, values)
+        jaxpr, own = joint.forward.jaxpr, len(program.jaxpr.outvars)
         #: The values of the segment by the variables of its forward half.
         self.value_of: dict[Any, Var] = {}
         for v, value in zip(jaxpr.outvars[own:], values, strict=False):
@@ -80,9 +73,8 @@ class Choices:
                 self.value_of.setdefault(v, value)
         #: What is there anyway: it comes from before the segment, or goes on after it.
         self.free = {*jaxpr.invars, *(v for v in jaxpr.outvars[:own] if type(v) is Var)}
-        self.backward, self.leaving, self.staying = back(halves, self.wanted, own, is_input)
         #: The operations both ways, when nothing is computed again but what the program itself does.
-        self.flops = sum(map(flops, [*self.forward.jaxpr.eqns, *self.backward]))
+        self.flops = sum(map(flops, joint.eqns))
         self.whole, self.cuts = self._whole(), self._cuts(rates, parts)
 
     @property
@@ -91,20 +83,18 @@ class Choices:
 
     def _whole(self) -> Option:
         """Nothing is computed again."""
-        eqns = [*self.forward.jaxpr.eqns, *self.backward]
-        count = len(self.forward.jaxpr.eqns)
-        held = Held(eqns, [*self.leaving, *self.forward.jaxpr.outvars[: len(self.program.jaxpr.outvars)]], self.staying)
+        held, count = self.joint.held, len(self.joint.forward.jaxpr.eqns)
         kept = held.after[count - 1] if count else 0
         return Option(kept, max(held.during[count:], default=kept) - kept, 0.0)
 
     def _cuts(self, rates: Sequence[float], parts: Sequence[float]) -> list[Option]:
         found: dict[tuple[Var, ...], Option] = {}
-        most = sum(size(v) for eqn in self.forward.jaxpr.eqns for v in eqn.outvars) + 1
+        most = sum(size(v) for eqn in self.joint.forward.jaxpr.eqns for v in eqn.outvars) + 1
 
         def cost(v: Var) -> int:
             return 0 if v in self.free else size(v) if v in self.value_of else most
 
-        number = {id(eqn): k for k, eqn in enumerate(self.forward.jaxpr.eqns)}
+        number = {id(eqn): k for k, eqn in enumerate(self.joint.forward.jaxpr.eqns)}
         steps = [(low, high, part * len(number)) for low, high in itertools.pairwise(rates) for part in parts]
         for low, high, turn in [(rate, rate, 0.0) for rate in rates] + steps:
 
@@ -112,8 +102,8 @@ class Choices:
                 rate = low if number[id(eqn)] < turn else high
                 return None if self._is_kept(eqn) else rate * flops(eqn)
 
-            chosen = cut(self.forward, self.wanted, cost, price)
-            chosen = list(dict.fromkeys(self.wanted)) if chosen is None else chosen
+            chosen = cut(self.joint.forward, self.joint.wanted, cost, price)
+            chosen = list(dict.fromkeys(self.joint.wanted)) if chosen is None else chosen
             kept = [v for v in chosen if v not in self.free]
             if any(v not in self.value_of for v in kept):
                 continue
@@ -128,9 +118,9 @@ class Choices:
         return not is_repeatable(eqn)
 
     def _option(self, given: Sequence[Var], kept: Sequence[Var], values: tuple[Var, ...]) -> Option:
-        outs = [v for v in self.free if v in self.value_of and v in self.wanted]
-        again = slice_program(self.forward, self.wanted, [*given, *outs]).jaxpr.eqns
-        held = Held([*again, *self.backward], self.leaving, self.staying)
+        outs = [v for v in self.free if v in self.value_of and v in self.joint.wanted]
+        again = slice_program(self.joint.forward, self.joint.wanted, [*given, *outs]).jaxpr.eqns
+        held = Held([*again, *self.joint.backward], self.joint.leaving, self.joint.staying)
         program = segment_keeping(self.program, values, self.names)
         return Option(sum(map(size, kept)), held.peak, sum(map(flops, again)), program, values)
 
@@ -142,31 +132,6 @@ def undominated(options: Sequence[Option]) -> list[Option]:
         if not any(o.kept <= option.kept and o.kept + o.held <= option.kept + option.held for o in found):
             found.append(option)
     return found[::-1]
-
-
-def back(
-    halves: Split, residuals: Sequence[Any], num_outs: int, is_input: Sequence[bool]
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """The equations of the way back, of the variables ``residuals``; the cotangents that leave, and those that stay."""
-    jaxpr = halves.forward.jaxpr
-    wanted = halves.residuals(jaxpr.invars, jaxpr.outvars)
-    ct_avals = tuple([
-        aval if i < num_outs and active and is_differentiable(halves.out_avals[i]) else None
-        for i, (aval, active) in enumerate(zip(halves.ct_avals, halves.out_active, strict=False))
-    ])  # fmt: skip
-    program, has = halves.backward(tuple([v.aval for v in wanted]), ct_avals)
-    program = inline_jits(program)
-    fresh = iter(residuals)
-    env = {v: next(fresh) for v, r in zip(program.jaxpr.invars, wanted, strict=False) if type(r) is not Literal}
-    eqns = [
-        eqn.replace(invars=[x if type(x) is Literal else env.get(x, x) for x in eqn.invars])
-        for eqn in program.jaxpr.eqns
-    ]
-    inputs = [first for first, h in zip(is_input, has, strict=True) if h]
-    outvars = [x if type(x) is Literal else env.get(x, x) for x in program.jaxpr.outvars]
-    leaving = [v for v, first in zip(outvars, inputs, strict=True) if first]
-    staying = [v for v, first in zip(outvars, inputs, strict=True) if not first]
-    return eqns, leaving, staying
 
 
 def is_repeatable(eqn: Any) -> bool:

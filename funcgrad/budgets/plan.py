@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,17 +26,22 @@ from funcgrad.budgets.held import VIEWS
 from funcgrad.budgets.marks import chunks_of, loop_in_chunks, loop_of
 from funcgrad.budgets.options import Choices, Option, is_repeatable, rates_of, undominated
 from funcgrad.budgets.segments import Segment, boundaries, segments_of
-from funcgrad.budgets.units import in_units
 from funcgrad.engine.tape import is_differentiable
 from funcgrad.programs.evaluation import inline_jits, renamed
 from funcgrad.programs.flow import size
 from funcgrad.programs.thresholds import OPEN
+from funcgrad.units import in_units
 
 #: A loop has one choice for all its steps, so there are to be some between keeping little and keeping much.
 PARTS = (1 / 4, 1 / 2, 3 / 4)
 
 #: How many points of the curve of a loop's body are looked at.
 MOST_OPTIONS = 8
+
+
+#: Two choices for a loop in chunks that are further apart, as a part of what keeping everything takes, are mixed: one
+#: is for half of the steps of each chunk, the other for the rest.
+WIDEST_GAP = 1 / 8
 
 
 class Point(NamedTuple):
@@ -49,7 +55,14 @@ class Point(NamedTuple):
 class Plan:
     """A program in segments, and the curve of what can be had: points of falling memory and rising operations."""
 
-    def __init__(self, program: ClosedJaxpr, keep: Sequence[str] = (), collectives: bool = False, copies: int = 1):
+    def __init__(
+        self,
+        program: ClosedJaxpr,
+        keep: Sequence[str] = (),
+        collectives: bool = False,
+        copies: int = 1,
+        is_active: Sequence[bool] | None = None,
+    ):
         self.program, self.copies = inline_jits(program), copies
         eqns = self.program.jaxpr.eqns
         rates, parts = rates_of(self.program), PARTS if copies > 1 else ()
@@ -71,7 +84,8 @@ class Plan:
                 and size(eqn.invars[0]) == size(eqn.outvars[0])
             ):
                 inputs.update(eqn.outvars)
-        active = {v for v in inputs if is_differentiable(v.aval)}
+        inactive = [v for v, a in zip(self.program.jaxpr.invars, is_active or (), strict=False) if not a]
+        active = {v for v in inputs if is_differentiable(v.aval)}.difference(inactive)
         found: dict[Any, list[Option]] = {}
         self.options: list[list[Option]] = []
         for start, segment in zip(starts, self.segments, strict=True):
@@ -132,9 +146,14 @@ class Plan:
                 best.append(point)
         return best
 
-    def cut_of(self, segment: int, option: Option) -> Option:
-        """``option``, or the one nearest to it that computes something again."""
-        return option if option.program is not None else next(iter(self.options[segment][-2::-1]), option)
+    def values(self, point: Point) -> tuple[Var, ...]:
+        """What is kept of a program by name, where nothing else is."""
+        found: list[Var] = []
+        for segment, options, option in zip(self.segments, self.options, point.chosen, strict=True):
+            # The one nearest to keeping everything that computes something again.
+            cut = option if option.program is not None else next(iter(options[-2::-1]), option)
+            found += segment.own(cut.values or ())
+        return tuple(found)
 
     def _ranked(self, segment: int, rank: int, ranks: int) -> Option:
         options = self.options[segment]
@@ -235,13 +254,13 @@ def options_of(
     if kind is Kind.FIXED:
         return [choices.whole]
     (eqn,) = segment.eqns
-    return undominated([*loop_options(segment, eqn, choices.flops, is_active, is_input, keep), choices.whole])
+    return loop_options(segment, eqn, choices, is_active, is_input, keep)
 
 
 def loop_options(
-    segment: Segment, eqn: Any, least: float, is_active: Sequence[bool], is_input: Sequence[bool], keep: Sequence[str]
+    segment: Segment, eqn: Any, plain: Choices, is_active: Sequence[bool], is_input: Sequence[bool], keep: Sequence[str]
 ) -> list[Option]:
-    """The options of a loop, which takes ``least`` operations when nothing is computed again.
+    """The options of a loop, ``plain`` being those of nothing computed again.
 
     Its body is a program with a plan of its own, for as many copies as there are steps.
     """
@@ -250,20 +269,20 @@ def loop_options(
     curve = inner.curve
     found = []
 
-    def add(program: ClosedJaxpr) -> None:
+    def add(program: ClosedJaxpr) -> Option:
         choices = Choices(program, is_active, is_input, (), keep)
-        found.append(choices.whole._replace(again=max(0.0, choices.flops - least), program=program))
+        found.append(choices.whole._replace(again=max(0.0, choices.flops - plain.flops), program=program))
+        return found[-1]
 
     thinned = curve[:: max(1, len(curve) // MOST_OPTIONS)]
     for point in thinned:
         add(loop_of(segment.program, inner.planned(point)))
-    chunks = chunks_of(length)
-    if chunks > 1 and not inner.has_loops:
+    if chunks_of(length) > 1 and not inner.has_loops:
         flat = loop_of(segment.program, inner.program)
-        for point in thinned:
-            cuts = [inner.cut_of(i, option) for i, option in enumerate(point.chosen)]
-            values = [
-                v for part, option in zip(inner.segments, cuts, strict=True) for v in part.own(option.values or ())
-            ]
-            add(loop_in_chunks(flat, values, chunks, keep))
-    return found
+        values = list(dict.fromkeys(map(inner.values, thinned)))
+        chunked = [add(loop_in_chunks(flat, each, each, keep)) for each in values]
+        whole = plain.whole.kept + plain.whole.held
+        for (a, more), (b, less) in itertools.pairwise(zip(values, chunked, strict=True)):
+            if more.kept + more.held - less.kept - less.held > WIDEST_GAP * whole:
+                add(loop_in_chunks(flat, b, a, keep))
+    return undominated([*found, plain.whole])

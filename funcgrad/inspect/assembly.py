@@ -15,11 +15,12 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import jit_p
+from funcgrad.engine.split import Split
 from funcgrad.engine.tape import Node
 from funcgrad.inspect.cuts import Cut
 from funcgrad.inspect.flags import find_flags
 from funcgrad.inspect.formulas import aliases, formula_text
-from funcgrad.inspect.opened import Note, Observation, Opening, Path, noted, opening_of
+from funcgrad.inspect.opened import Note, Observation, Path, noted, program_in
 from funcgrad.inspect.report import BackwardReport
 from funcgrad.inspect.statistics import Statistics
 from funcgrad.inspect.steps import BackwardStep, Formula, Kept, Line, Parameter, Place, Value, Variable
@@ -152,13 +153,13 @@ class Assembly:
                 kind = "value" if inside or out not in results else "result"
                 step = None if inside else self.number[s.path]
                 self.variable(inside, out, self.types.get((inside, out)), None, kind, step)
-            opening = opening_of(s.node) if s.path in parents else None
-            if opening is not None:
-                self.share(s.path, s.node, opening)
+            halves = program_in(s.node) if s.path in parents else None
+            if halves is not None:
+                self.share(s.path, s.node, halves)
 
-    def share(self, path: Path, node: Node, opening: Opening) -> None:
+    def share(self, path: Path, node: Node, halves: Split) -> None:
         """Give values inside of a node the numbers that they have outside."""
-        (carrier, halves), operands = opening, noted(node).operands
+        carrier, operands = bare(node.rule), noted(node).operands
         outer = [None if k is None else operands[k].slot for k in carrier.shared(node)]
         pairs = [*zip(halves.in_slots, outer, strict=True)]
         if not isinstance(carrier, Scan):

@@ -14,8 +14,7 @@ import numpy as np
 
 from funcgrad import _jax
 from funcgrad._jax import set_current_trace
-from funcgrad.inspect.finding import NonFinite
-from funcgrad.inspect.hints import hint_for
+from funcgrad.inspect.finding import NonFinite, hint_for
 from funcgrad.inspect.hunt import ELEMENTWISE, NODE, Event, Hunt, is_finite, is_float
 from funcgrad.inspect.opened import resolved
 from funcgrad.inspect.steps import type_text

@@ -20,15 +20,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcgrad._jax import ClosedJaxpr, Literal
+from funcgrad import _jax
+from funcgrad._jax import ClosedJaxpr, Literal, set_current_trace
 from funcgrad.engine.recording import Recording
-from funcgrad.engine.split import Split
-from funcgrad.engine.tape import Node, typeof_or_zero
-from funcgrad.inspect.known_length import as_scan
-from funcgrad.programs.memo import kept
+from funcgrad.engine.split import Activity, Split, split
+from funcgrad.engine.tape import Node, is_differentiable, typeof_or_zero
+from funcgrad.programs.evaluation import evaluate
+from funcgrad.programs.flow import size
+from funcgrad.programs.memo import kept, memo
+from funcgrad.rules.control.body import split_at
 from funcgrad.rules.control.carrier import Carrier, typed_cotangents
-from funcgrad.rules.control.scan import Backward, Scan, ScanHalves
-from funcgrad.rules.control.while_loop import While
+from funcgrad.rules.control.scan import Scan
+from funcgrad.rules.control.scan_halves import Backward, ScanHalves
+from funcgrad.rules.control.while_loop import While, with_one_predicate
 from funcgrad.rules.rule import Rule, Wrapped, bare
 
 Path = tuple[int, ...]
@@ -80,9 +84,14 @@ def take_notes(rule, tape, primitive, primals, tracers, params, linear):
 
 
 def resolved(rule, tape, primitive, primals, tracers, params, linear) -> tuple[Rule, Any, Any, Any, Any]:
-    """What is recorded in the place of an operation: of a ``while`` loop a ``scan`` of as many steps."""
-    scan = as_scan(tape, primals, tracers, params) if isinstance(rule, While) and not linear else None
-    return (rule, primitive, primals, tracers, params) if scan is None else (SCAN, lax.scan_p, *scan)
+    """What is recorded in the place of an operation: of a loop that keeps a few states, one that keeps everything."""
+    if isinstance(rule, While) and not linear:
+        scan = as_scan(tape, primals, tracers, params)
+        if scan is not None:
+            return SCAN, lax.scan_p, *scan
+    if isinstance(rule, Scan) and can_be_opened(params["jaxpr"], params["length"], tracers, tape.rules):
+        rule = SCAN
+    return rule, primitive, primals, tracers, params
 
 
 def noting(rule: Rule) -> Rule:
@@ -144,18 +153,11 @@ class Watch:
 # How the programs in nodes are opened.
 
 
-class Opening(NamedTuple):
-    """What is inside a node: a program, by its halves, and the rule that carries it."""
-
-    carrier: Carrier
-    halves: Split
-
-
-def opening_of(node: Node) -> Opening | None:
-    """How a node is opened, None if there is nothing inside, or nothing that can be looked into."""
+def program_in(node: Node) -> Split | None:
+    """The halves of the program inside of a node, None if there is none, or none that can be looked into."""
     rule = bare(node.rule)
     halves = rule.inside(node) if isinstance(rule, Carrier) else None
-    return None if halves is None or halves.refs else Opening(rule, halves)
+    return None if halves is None or halves.refs else halves
 
 
 def pull_inside(node: Node, cts: Sequence[Any], watch: Watch, path: Path) -> Sequence[Any]:
@@ -166,7 +168,7 @@ def pull_inside(node: Node, cts: Sequence[Any], watch: Watch, path: Path) -> Seq
         cts, _ = typed_cotangents(cts, halves.ct_avals)
         cts = halves.filled(cts)
         nonzero = tuple([ct is not None for ct in cts])
-        run, paths, tree = watched_scan(halves, nonzero, active, watch.measure, watch.wants)
+        run, paths, tree = watched_scan(halves, nonzero, watch.measure, watch.wants)
         pulled, rows = run(node.residuals, cts)
         nodes = dict(inside(node))
         for at, observation in zip(paths, jax.tree.unflatten(tree, rows), strict=True):
@@ -180,7 +182,7 @@ def pull_inside(node: Node, cts: Sequence[Any], watch: Watch, path: Path) -> Seq
 
 @kept
 def watched_scan(
-    halves: ScanHalves, nonzero: tuple[bool, ...], wanted: tuple[bool, ...], measure: Callable, wants: Callable
+    halves: ScanHalves, nonzero: tuple[bool, ...], measure: Callable, wants: Callable
 ) -> tuple[Callable, list[Path], Any]:
     """The way back through a loop with an observer in it; the paths that it sees, and how its stacks are put together.
 
@@ -201,9 +203,52 @@ def outlined(again: ClosedJaxpr, *given: Any) -> list[Any]:
 
 def inside(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
     """The nodes inside of a node, at any depth, with their paths from it."""
-    opening = opening_of(node)
-    if opening is None:
+    halves = program_in(node)
+    if halves is None:
         return
-    for i, inner in enumerate(opening.halves.recording(opening.carrier.kept(node), outlined).nodes):
+    for i, inner in enumerate(halves.recording(bare(node.rule).kept(node), outlined).nodes):
         yield (*path, i), inner
         yield from inside(inner, (*path, i))
+
+
+# A ``while`` loop as a ``scan``: once its operands are known, so is how often it runs.
+
+#: A ``while`` loop is opened up to so many iterations, and so many bytes of what they keep.
+MOST_ITERATIONS, MOST_BYTES = 10_000, 2**30
+
+
+def as_scan(tape: Any, primals: Sequence[Any], tracers: Sequence[Any], params: dict) -> tuple | None:
+    """The operands and parameters of a ``while`` as a ``scan``, None where its length is not known or too large."""
+    if params["cond_jaxpr"].out_avals[0].shape:
+        primals, tracers, params = with_one_predicate(primals, tracers, params)
+    if any(_jax.is_ref(_jax.typeof(x)) or _jax.to_concrete_value(x) is None for x in primals):
+        return None
+    body, first, count = params["body_jaxpr"], params["cond_nconsts"], params["body_nconsts"]
+    with set_current_trace(_jax.eval_trace):
+        length = int(count_iterations(params["cond_jaxpr"], body, first, count)(*primals))
+    if not can_be_opened(body, length, tracers[first:], tape.rules):
+        return None
+    scan = _jax.scan_params(_jax.empty_scan(), body, count, len(primals) - first - count)
+    return primals[first:], tracers[first:], {**scan, "length": length}
+
+
+def can_be_opened(body: ClosedJaxpr, length: Any, tracers: Sequence[Any], rules: Any) -> bool:
+    """Whether all that the way back of a loop's steps needs is little enough to be kept."""
+    if not isinstance(length, int) or length > MOST_ITERATIONS:
+        return False
+    halves = split(body, tuple([Activity(t is not None and is_differentiable(t.aval)) for t in tracers]), rules)
+    saved = halves.forward.jaxpr.outvars[sum(halves.out_known) :]
+    return length * sum(map(size, saved)) <= MOST_BYTES
+
+
+@memo
+def count_iterations(cond: Any, body: Any, first: int, count: int) -> Callable:
+    def run(*operands: Any) -> Any:
+        cond_consts, consts, carry = split_at(operands, first, count)
+
+        def proceeds(state):
+            return evaluate(cond, *cond_consts, *state[0])[0]
+
+        return lax.while_loop(proceeds, lambda s: (evaluate(body, *consts, *s[0]), s[1] + 1), (carry, 0))[1]
+
+    return jax.jit(run)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from funcgrad.inspect import page, pictures, table
+from funcgrad.inspect import page, table
 from funcgrad.inspect.statistics import Statistics
 from funcgrad.inspect.steps import BackwardPass, BackwardStep
+
+if TYPE_CHECKING:
+    from funcgrad.inspect.memory_report import MemoryReport
 
 VERSION = 1
 NOWHERE = {"file": None, "line": None, "function": None}
@@ -39,13 +43,14 @@ class BackwardReport(BackwardPass):
     def _repr_html_(self) -> str:
         return table.html(self)
 
-    def to_html(self, path: str | Path) -> None:
+    def to_html(self, path: str | Path, memory: MemoryReport | None = None) -> None:
         """Write the report as one page that needs no network: the source, the graph and every number, to click through.
 
         Args:
           path: the file to write; its folder must exist.
+          memory: what ``funcgrad.memory`` tells of the same function, to be shown with it.
         """
-        page.write(self.to_dict(), path)
+        page.write({**self.to_dict(), "memory": memory and memory.to_dict()}, path)
 
     def plot(self) -> Any:
         """Draw the norm of the cotangents along the depth and the bytes kept along the time; needs matplotlib.
@@ -56,7 +61,7 @@ class BackwardReport(BackwardPass):
         Raises:
           ImportError: matplotlib is not installed.
         """
-        return pictures.figure(self)
+        return figure(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as lists, dicts, strings, numbers and None, ready for ``json.dumps``.
@@ -109,3 +114,41 @@ def plain(x: Any) -> Any:
     if isinstance(x, Statistics):
         return x.to_dict()
     return plain(x._asdict()) if hasattr(x, "_asdict") else plain(vars(x)) if dataclasses.is_dataclass(x) else x
+
+
+# Pictures.
+
+#: The unit of the picture's second part, by the bytes that make it worth while.
+UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
+
+
+def figure(report: BackwardReport) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("report.plot() needs matplotlib: pip install 'funcgrad[plot]'") from error
+
+    canvas = Figure(figsize=(8, 6), layout="constrained")
+    depth, memory = canvas.subplots(2, 1)
+    norms = [(step.id, s.norm) for step in report.steps for s in step.incoming if s is not None]
+    depth.plot([i for i, _ in norms], [norm for _, norm in norms], ".", markersize=4)
+    if any(norm > 0 for _, norm in norms):
+        depth.set_yscale("log")
+    depth.set(title=f"{report.function}: norm of the cotangents", xlabel="step of the way back", ylabel="norm")
+    kept = bytes_along_time(report)
+    unit, scale = next((u, n) for u, n in UNITS if max(kept) >= n or n == 1)
+    memory.step(range(len(kept)), [n / scale for n in kept], where="post")
+    memory.axvline(len(kept) // 2, linewidth=0.8, color="grey", linestyle=":")
+    memory.set(
+        title="kept for the way back",
+        xlabel="steps of the way forward, then of the way back",
+        ylabel=unit,
+        ylim=(0, None),
+    )
+    return canvas
+
+
+def bytes_along_time(report: BackwardReport) -> list[int]:
+    """How many bytes are kept after each step, on the way forward and then back."""
+    own = [step.own_bytes for step in report.steps]
+    return list(itertools.accumulate([*reversed(own), *(-n for n in own)], initial=0))

@@ -7,11 +7,10 @@ To the last bit they never do. How far rounding can move them depends on the pro
 and that is measured: each side's float32 run lies some distance from its own float64 run, and this distance shrinks as
 the unit roundoff does. Two float64 runs of one gradient may lie apart by
 
-    10000 (eps64 / eps32) (|jax32 - jax64| + |torch32 - torch64|) + 64 eps64 max |gradients|
+    1000 (eps64 / eps32) (|jax32 - jax64| + |torch32 - torch64|) + 64 eps64 max |gradients|
 
-where |.| is the largest element and what is in parentheses at most the largest gradient. The first term is a
-fifty-thousandth of float32's rounding, so its factor leaves room for luck, and for a constant of a formula that was
-rounded to float32 before anything was done with it, and hides nothing. The second is for what cancels, like the
+where |.| is the largest element and what is in parentheses at most the largest gradient. The first term is a millionth
+of float32's rounding, so its factor leaves room for luck and hides nothing. The second is for what cancels, like the
 gradient of a bias before a normalisation: what remains is noise as large as that of the terms that cancelled, hence the
 maximum over all gradients. For the loss and for named values the maximum is that of the losses and of all such values.
 
@@ -43,7 +42,7 @@ from funcgrad.rules import RuleTable, table_of
 
 EPS64 = float(np.finfo(np.float64).eps)
 EPS32 = float(np.finfo(np.float32).eps)
-NOISE_FACTOR = 10_000
+NOISE_FACTOR = 1000
 FLOOR = 64
 BUFFER_FACTOR = 8
 #: A side whose rounding is so many times the other's is told apart.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -201,10 +201,12 @@ def run_torch(loss: Callable, inputs: Inputs, dtype: Any = None, *, wide: bool =
         settings.enter_context(torch.enable_grad())
         settings.enter_context(torch.random.fork_rng(devices=[]))
         if wide:
-            settings.enter_context(default_dtype(torch.float64))
+            settings.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float64)
             settings.enter_context(InFloat64())
-        if isinstance(loss, ModuleLoss):
-            settings.enter_context(hooked(loss.module, run))
+        for name, module in loss.module.named_modules() if isinstance(loss, ModuleLoss) else ():
+            if name:
+                settings.enter_context(module.register_forward_hook(showing(name, run)))
         before = torch.get_rng_state()
         value = call_torch(loss, jax.tree.unflatten(tree, tensors), batch)
         if not torch.equal(before, torch.get_rng_state()):
@@ -247,16 +249,6 @@ def random_numbers(loss: Callable) -> str:
     return f"torch_loss draws random numbers{where}. {NOTHING_TO_COMPARE}"
 
 
-@contextlib.contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 class InFloat64(TorchFunctionMode):
     """Makes float64 of every narrower dtype that a call asks for, and of tensors that a function closes over."""
 
@@ -273,24 +265,15 @@ def widened(x: Any) -> Any:
     return torch.float64 if isinstance(x, torch.dtype) and x in NARROW else x
 
 
-@contextlib.contextmanager
-def hooked(module: torch.nn.Module, run: Run) -> Iterator[None]:
-    """Hooks on every module inside ``module`` that show its output, the first of several, and the gradient of it."""
+def showing(name: str, run: Run) -> Callable[[torch.nn.Module, Any, Any], None]:
+    """A hook that shows the output of the module of that name, the first of several, and the gradient of it."""
 
-    def watch(name):
-        def hook(module, args, out):
-            while isinstance(out, tuple | list) and out:
-                out = out[0]
-            if isinstance(out, torch.Tensor) and out.is_floating_point():
-                key = run.value(name, to_numpy(out))
-                if out.requires_grad:
-                    out.register_hook(lambda ct: run.cotangents.__setitem__(key, to_numpy(ct)))
+    def hook(module: torch.nn.Module, args: Any, out: Any) -> None:
+        while isinstance(out, tuple | list) and out:
+            out = out[0]
+        if isinstance(out, torch.Tensor) and out.is_floating_point():
+            key = run.value(name, to_numpy(out))
+            if out.requires_grad:
+                out.register_hook(lambda ct: run.cotangents.__setitem__(key, to_numpy(ct)))
 
-        return hook
-
-    handles = [m.register_forward_hook(watch(name)) for name, m in module.named_modules() if name]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return hook

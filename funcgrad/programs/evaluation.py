@@ -57,13 +57,18 @@ def program_of(function: Callable[..., Any], aval: Any, *static: Any) -> ClosedJ
     return jax.make_jaxpr(lambda x: function(x, *static))(aval)
 
 
-def inline_jits(program: ClosedJaxpr) -> ClosedJaxpr:
-    """``program`` with its jitted calls spelled out, at any depth of such calls."""
+def inline_jits(program: ClosedJaxpr, located: bool = False) -> ClosedJaxpr:
+    """``program`` with its jitted calls spelled out, at any depth of such calls.
+
+    Where it is to be ``located``, equations of a library's functions have the lines that called these.
+    """
     if not any(eqn.primitive is jit_p for eqn in program.jaxpr.eqns):
         return program
     constvars, consts, eqns = list(program.jaxpr.constvars), list(program.consts), []
 
-    def append(eqn: Any, env: dict[Any, Any], scope: Any) -> None:
+    def append(eqn: Any, env: dict[Any, Any], scope: Any, caller: Any = None) -> None:
+        if located and caller is not None and not _jax.user_frames(eqn.source_info):
+            eqn = eqn.replace(source_info=eqn.source_info.replace(traceback=caller))
         if eqn.primitive is not jit_p:
             eqns.append(renamed(eqn, env, scope))
             return
@@ -74,7 +79,7 @@ def inline_jits(program: ClosedJaxpr) -> ClosedJaxpr:
         invars = [x if type(x) is Literal else env.get(x, x) for x in eqn.invars]
         inside = dict(zip((*inner.jaxpr.constvars, *inner.jaxpr.invars), (*fresh, *invars), strict=True))
         for each in inner.jaxpr.eqns:
-            append(each, inside, within if scope is None else scope + within)
+            append(each, inside, within if scope is None else scope + within, eqn.source_info.traceback)
         outs = [x if type(x) is Literal else inside[x] for x in inner.jaxpr.outvars]
         env.update(zip(eqn.outvars, outs, strict=True))
 

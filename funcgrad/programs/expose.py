@@ -91,6 +91,7 @@ def expose_scan(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
     shown, fed, saved = expose(body, policy)
     if not saved:
         return eqn, eqn, {}
+    shown = round_saved(shown, list(saved))
     layout = _jax.scan_layout(eqn.params)
     outs = list(zip(fed.jaxpr.outvars, eqn.outvars, strict=True))[layout[1] :]
     returned = {v: stack for v, stack in outs if v in saved and not isinstance(stack, _jax.DropVar)}
@@ -117,7 +118,8 @@ def expose_cond(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
     shown_branches, fed_branches, start = [], [], 0
     for branch, (shown, fed, _), group in zip(branches, forms, groups, strict=True):
         outvars, stop = branch.jaxpr.outvars, start + len(group)
-        shown_branches.append(padded(with_outputs(shown, [*outvars, *group]), len(outvars), avals, start))
+        shown = with_outputs(round_saved(shown, group), [*outvars, *group])
+        shown_branches.append(padded(shown, len(outvars), avals, start))
         own = slice_program(fed, fed.jaxpr.outvars, group, keep=_jax.is_for_debugging, refs=True)
         fed_branches.append(picking(own, len(branch.in_avals), avals, start, stop))
         start = stop
@@ -152,12 +154,13 @@ def round_saved(program: ClosedJaxpr, saved: Sequence[Var]) -> ClosedJaxpr:
     """Fix the precision of saved values where they are made.
 
     XLA may carry more digits of a value than its type has from one operation to the next; then the way forward would
-    not have seen the value that the way back starts from.
+    not have seen the value that the way back starts from. What a loop or a branch saves is rounded inside of it.
     """
     rounded = {v for v in saved if isinstance(v.aval, ShapedArray) and jnp.issubdtype(v.aval.dtype, jnp.inexact)}
     eqns = []
     for eqn in program.jaxpr.eqns:
-        fresh = {v: Var(v.aval) for v in eqn.outvars if v in rounded}
+        is_round = eqn.primitive in (lax.scan_p, lax.cond_p) or is_rounding(eqn)
+        fresh = {} if is_round else {v: Var(v.aval) for v in eqn.outvars if v in rounded}
         eqns.append(eqn.replace(outvars=[fresh.get(v, v) for v in eqn.outvars]))
         for v, raw in fresh.items():
             params = precision_of(v.aval)

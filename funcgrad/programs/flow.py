@@ -151,10 +151,15 @@ def variables_read(program: ClosedJaxpr) -> set[Var]:
 
 
 def size(v: Any) -> int:
+    """The bytes of a variable."""
+    return size_of(v.aval)
+
+
+def size_of(aval: Any) -> int:
     """The bytes of an array, 0 of anything else; of open dimensions, about as many as there may be."""
-    if not isinstance(v.aval, ShapedArray):
+    if not isinstance(aval, ShapedArray):
         return 0
-    aval = _jax.physical_aval(v.aval)
+    aval = _jax.physical_aval(aval)
     in_bytes: int = math.prod([_jax.evaluated(d, OPEN) for d in aval.shape]) * aval.dtype.itemsize
     return in_bytes
 

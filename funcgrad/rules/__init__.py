@@ -22,6 +22,7 @@ from funcgrad.rules import (
     windows,
 )
 from funcgrad.rules.control import calls, cond, custom, foreign, jit, refs, remat, scan, shard_map, while_loop
+from funcgrad.rules.control.scan import Scan
 from funcgrad.rules.control.while_loop import While
 from funcgrad.rules.functions import bessel, norms, pinv, points
 from funcgrad.rules.rule import Formula, Joint, Rule, Wrapped, broadcasting, formula, joint, no_derivative
@@ -36,6 +37,7 @@ __all__ = [
     "Joint",
     "Rule",
     "RuleTable",
+    "Scan",
     "While",
     "Wrapped",
     "accurate",

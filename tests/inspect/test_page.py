@@ -13,6 +13,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from funcgrad.inspect import page as pages
 from funcgrad.inspect.explain import explain
+from funcgrad.inspect.memory import memory
 from tests.inspect import reports
 
 
@@ -336,3 +337,18 @@ def test_the_report_of_a_real_program_shows(show):
     expect(page.locator("#details .rule").first).to_contain_text("ct")
     assert page.get_by_role("img", name="Norm in each iteration").count() > 0
     expect(page.locator("#canvas .card.on:not(.box):not(.group)")).to_have_count(1)
+
+
+def test_the_memory_of_the_compiled_gradient_is_shown_with_it(show):
+    def model(w, x):
+        return jnp.sum(jnp.sin(jnp.sin(x @ w) @ w))
+
+    args = jnp.eye(8), jnp.ones((64, 8))
+    report = {**explain(model)(*args).to_dict(), "memory": memory(model)(*args).to_dict()}
+    page = show(report)
+    overview = page.locator("#details")
+    expect(overview).to_contain_text("Memory of the compiled gradient")
+    expect(overview).to_contain_text("f32[64,8] of dot_general")
+    expect(overview).to_contain_text("memory=0.5")
+    overview.locator("button.link-button", has_text="test_page.py:").first.click()
+    expect(page.locator("#chosen")).to_contain_text("test_page.py:")

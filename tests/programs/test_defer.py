@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import funcgrad as fg
-from tests.agreement import assert_agrees, assert_same, quick_jit
+from tests.agreement import assert_agrees, assert_same
 
 WIDTH = 12
 
@@ -94,17 +94,17 @@ def test_a_long_loop_takes_several_steps_at_once():
     loss, w, b = recurrent(60, 1, plain)
     lengths = [length for length, _ in loops(fg.grad(loss), w, b)]
     assert 60 in lengths and any(1 < n < 60 and 60 // n in lengths for n in lengths)
-    assert_same(quick_jit(fg.grad(loss))(w, b), quick_jit(jax.grad(loss))(w, b), 1e-5)
+    assert_same(jax.jit(fg.grad(loss))(w, b), jax.jit(jax.grad(loss))(w, b), 1e-5)
 
 
 @pytest.mark.parametrize(("length", "batch"), [(12, 8), (61, 2)])
 def test_where_stacks_would_be_large_or_steps_do_not_divide_the_loop_is_as_it_was(length, batch):
     loss, w, b = recurrent(length, batch, plain)
     assert {n for n, _ in loops(fg.grad(loss), w, b)} == {length}
-    assert_same(quick_jit(fg.grad(loss))(w, b), quick_jit(jax.grad(loss))(w, b), 1e-5)
+    assert_same(jax.jit(fg.grad(loss))(w, b), jax.jit(jax.grad(loss))(w, b), 1e-5)
 
 
 def test_a_gradient_over_a_batch_of_weights_agrees():
     loss, w, b = recurrent(6, 1, plain)
-    over = lambda grad: quick_jit(jax.vmap(grad(loss), (0, None)))(jnp.stack([w, -w]), b)  # noqa: E731
+    over = lambda grad: jax.jit(jax.vmap(grad(loss), (0, None)))(jnp.stack([w, -w]), b)  # noqa: E731
     assert_same(over(fg.grad), over(jax.grad), 1e-5)

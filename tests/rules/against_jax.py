@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import funcgrad as fg
-
-# Compiling takes most of these tests' time.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def draw(*shape, dtype=np.float64, seed=0):
@@ -46,14 +41,14 @@ def assert_close(got, expected, tolerance):
 def assert_agrees(f, *args, second=True, tolerance=1e-12):
     """``fg.grad`` is ``jax.grad``: run eagerly, and compiled, twice where ``second``."""
     argnums = tuple(range(len(args)))
-    expected = quick_jit(jax.grad(weighted(f), argnums))(*args)
+    expected = jax.jit(jax.grad(weighted(f), argnums))(*args)
     gradient = fg.grad(weighted(f), argnums)
     assert_close(gradient(*args), expected, tolerance)
     if not second:
-        assert_close(quick_jit(gradient)(*args), expected, tolerance)
+        assert_close(jax.jit(gradient)(*args), expected, tolerance)
     else:
-        expected = quick_jit(hvp_like(jax.grad, f, argnums))(*args)
-        assert_close(quick_jit(hvp_like(fg.grad, f, argnums))(*args), expected, 100 * tolerance)
+        expected = jax.jit(hvp_like(jax.grad, f, argnums))(*args)
+        assert_close(jax.jit(hvp_like(fg.grad, f, argnums))(*args), expected, 100 * tolerance)
 
 
 def assert_agrees_with_differences(f, x, step=1e-6, tolerance=1e-7):

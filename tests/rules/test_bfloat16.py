@@ -10,7 +10,7 @@ from jax import lax
 
 import funcgrad as fg
 from funcgrad.rules.tables.wrapping import HALVED
-from tests.rules.against_jax import draw, quick_jit
+from tests.rules.against_jax import draw
 from tests.rules.examples import examples
 
 HALVED_KEYS = {key for family in HALVED for key in family.rules}
@@ -22,7 +22,7 @@ def test_every_rule_runs_in_bfloat16_and_gives_the_operands_dtype(example):
     f = example.along(example.active, args)
     xs = [args[i] for i in example.active]
 
-    @quick_jit
+    @jax.jit
     def pull(*xs):
         out, pullback = fg.vjp(f, *xs)
         ct = jax.tree.map(lambda x: draw(*x.shape, dtype=x.dtype) if is_inexact(x) else no_cotangent(x), out)

@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import funcgrad as fg
-from tests.rules.against_jax import assert_agrees, assert_close, draw, quick_jit, weighted
+from tests.rules.against_jax import assert_agrees, assert_close, draw, weighted
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +161,7 @@ def test_ragged_contraction_has_first_and_second_derivatives_of_the_dense_one(f,
     args = draw(*x), draw(*y, seed=1)
 
     def second(grad, f):
-        return quick_jit(grad(weighted(grad(weighted(lambda x, y: jnp.sin(f(x, y))), (0, 1))), (0, 1)))(*args)
+        return jax.jit(grad(weighted(grad(weighted(lambda x, y: jnp.sin(f(x, y))), (0, 1))), (0, 1)))(*args)
 
     assert_close(fg.grad(weighted(f), (0, 1))(*args), jax.grad(weighted(dense), (0, 1))(*args), 1e-12)
     assert_close(second(fg.grad, f), second(jax.grad, dense), 1e-10)
@@ -171,7 +171,7 @@ def test_ragged_contraction_has_first_and_second_derivatives_of_the_dense_one(f,
 def test_ragged_contraction_in_bfloat16_agrees_with_jax(preferred):
     x, y = jnp.asarray(draw(6, 4), jnp.bfloat16), jnp.asarray(draw(3, 4, 5), jnp.bfloat16)
     f = weighted(lambda x, y: lax.ragged_dot(x, y, SIZES, preferred_element_type=preferred))
-    got, expected = [quick_jit(grad(f, (0, 1)))(x, y) for grad in (fg.grad, jax.grad)]
+    got, expected = [jax.jit(grad(f, (0, 1)))(x, y) for grad in (fg.grad, jax.grad)]
     assert_close(*[[ct.astype(np.float32) for ct in cts] for cts in (got, expected)], tolerance=0.02)
 
 

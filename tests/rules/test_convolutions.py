@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import funcgrad as fg
-from tests.rules.against_jax import assert_agrees, assert_close, draw, quick_jit, weighted
+from tests.rules.against_jax import assert_agrees, assert_close, draw, weighted
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_convolution_of_nothing_agrees_with_jax(shape):
 def test_convolution_in_bfloat16_agrees_with_jax_in_any_preferred_type(preferred):
     x, w = draw(2, 4, 6, 5).astype(jnp.bfloat16), draw(4, 2, 3, 2).astype(jnp.bfloat16)
     f = conv(feature_group_count=2, preferred_element_type=preferred)
-    got, expected = [quick_jit(grad(weighted(f), (0, 1)))(x, w) for grad in (fg.grad, jax.grad)]
+    got, expected = [jax.jit(grad(weighted(f), (0, 1)))(x, w) for grad in (fg.grad, jax.grad)]
     assert_close(*[[ct.astype(np.float32) for ct in cts] for cts in (got, expected)], tolerance=0.02)
     assert [ct.dtype for ct in got] == [x.dtype, w.dtype]
 

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import funcgrad as fg
-from tests.rules.against_jax import assert_agrees, assert_close, draw, quick_jit, weighted
+from tests.rules.against_jax import assert_agrees, assert_close, draw, weighted
 
 REPEATED, UNIQUE, OUTSIDE = np.array([0, 2, 0]), np.array([3, 0, 2]), np.array([1, 7, 2])
 modes = pytest.mark.parametrize("mode", ["clip", "fill", "promise_in_bounds"])
@@ -172,7 +172,7 @@ def test_a_tangent_may_be_scattered_to_repeated_indices():
 
     f.defjvp(lambda primals, tangents: (f(*primals), tangents[0].at[REPEATED].set(tangents[1])))
     x, u = draw(4), draw(3, seed=1)
-    got = quick_jit(fg.grad(weighted(f), (0, 1)))(jnp.asarray(x), u)
+    got = jax.jit(fg.grad(weighted(f), (0, 1)))(jnp.asarray(x), u)
     assert_close(got, jax.grad(weighted(lambda x, u: x.at[REPEATED].set(u)), (0, 1))(jnp.asarray(x), u), 1e-12)
 
 
@@ -211,8 +211,8 @@ def test_updates_that_meet_in_a_product_get_the_product_of_the_others(kind, zero
     z[zeros] = 0
     x[:1] = 0
     f = jax.vmap(multiply, in_axes=1, out_axes=1) if kind == "batch" else multiply
-    right = quick_jit(lambda x, z: gradients(jax.grad, multiply_one_by_one, x, z))(x, z)
-    assert_close(quick_jit(lambda x, z: gradients(fg.grad, f, x, z))(x, z), right, 1e-12)
+    right = jax.jit(lambda x, z: gradients(jax.grad, multiply_one_by_one, x, z))(x, z)
+    assert_close(jax.jit(lambda x, z: gradients(fg.grad, f, x, z))(x, z), right, 1e-12)
     assert_close(fg.grad(weighted(f), (0, 1))(x, z), right[0], 1e-12)
 
 

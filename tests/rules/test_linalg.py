@@ -18,7 +18,6 @@ from tests.rules.against_jax import (
     assert_agrees_with_differences,
     assert_close,
     draw,
-    quick_jit,
     weighted,
 )
 
@@ -268,7 +267,7 @@ def test_a_vmapped_pullback_agrees_with_jax(f):
         return [jnp.real(y) for y in jax.tree.leaves(f(x)) if jnp.issubdtype(y.dtype, jnp.inexact)]
 
     x = draw(3, 3)
-    assert_close(quick_jit(fg.jacrev(real))(x), quick_jit(jax.jacrev(real))(x), 1e-12)
+    assert_close(jax.jit(fg.jacrev(real))(x), jax.jit(jax.jacrev(real))(x), 1e-12)
 
 
 @each
@@ -315,7 +314,7 @@ real_only = {
 
 def assert_agrees_twice(f, x):
     assert_agrees_with_differences(f, x)
-    assert_agrees_with_differences(quick_jit(fg.grad(weighted(f))), x)
+    assert_agrees_with_differences(jax.jit(fg.grad(weighted(f))), x)
 
 
 @pytest.mark.parametrize("f", [*reflect.values(), *real_only.values()], ids=[*reflect, *real_only])
@@ -383,7 +382,7 @@ def test_derivatives_of_small_and_large_matrices_are_those_of_matrices_near_one(
         return gradient(x), fg.grad(lambda x: jnp.sum(jnp.real(direction * gradient(x))))(x)
 
     expected = both(jnp.asarray(x), 1.0, REAL)
-    got = quick_jit(partial(both, unit=unit, like=np.float32))(jnp.asarray(x * unit, single))
+    got = jax.jit(partial(both, unit=unit, like=np.float32))(jnp.asarray(x * unit, single))
     for value, true in zip(got, expected, strict=True):
         np.testing.assert_allclose(value, true, rtol=0, atol=1e-4 * np.max(np.abs(true)))
 

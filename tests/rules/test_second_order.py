@@ -9,7 +9,7 @@ import pytest
 from jax.extend.core import primitives as p
 
 import funcgrad as fg
-from tests.rules.against_jax import assert_close, draw, quick_jit, weighted
+from tests.rules.against_jax import assert_close, draw, weighted
 from tests.rules.examples import Example, examples
 
 
@@ -44,7 +44,7 @@ def once_and_twice(vjp, example: Example):
         value, pullback = vjp(weighted(pulled), *at)
         return pulled(*at), pullback(jnp.ones_like(value))
 
-    return quick_jit(both)(*at)
+    return jax.jit(both)(*at)
 
 
 @pytest.mark.parametrize("example", [x for x in examples if x.order == 2 and x.runs], ids=str)
@@ -56,7 +56,7 @@ def test_rule_and_its_derivative_agree_with_jax(example):
 
 @pytest.mark.parametrize("example", [x for x in examples if x.order == 1 and x.runs], ids=str)
 def test_rule_that_jax_cannot_differentiate_again_agrees_with_jax_once(example):
-    mine, theirs = [quick_jit(pulled)(*at) for pulled, at in (pullback_of(vjp, example) for vjp in (fg.vjp, jax.vjp))]
+    mine, theirs = [jax.jit(pulled)(*at) for pulled, at in (pullback_of(vjp, example) for vjp in (fg.vjp, jax.vjp))]
     assert_close(mine, theirs, 1e-12)
 
 
@@ -66,8 +66,8 @@ smooth = [x for x in examples if x.order < 2 and x.runs and x.primitive is not p
 
 def assert_agrees_with_differences(function, *at, step=1e-6):
     """The gradient of a combination of what ``function`` returns is, along a direction, the difference quotient."""
-    scalar = quick_jit(weighted(function))
-    gradient = quick_jit(fg.grad(weighted(function), tuple(range(len(at)))))(*at)
+    scalar = jax.jit(weighted(function))
+    gradient = jax.jit(fg.grad(weighted(function), tuple(range(len(at)))))(*at)
     leaves, tree = jax.tree.flatten(at)
     direction = [draw(*np.shape(x), dtype=np.asarray(x).dtype, seed=i) for i, x in enumerate(leaves)]
     ahead, behind = [

@@ -20,6 +20,40 @@ function details({ model, state, goTo, chooseLine, chooseSteps }) {
       model.roots.length > 1 && depthChart(),
       parameters.length > 0 && heading(plural(parameters.length, "gradient")),
       parameters.length > 0 && parameterTable(parameters),
+      model.report.memory && heading("Memory of the compiled gradient"),
+      model.report.memory && memoryOf(model.report.memory),
+    ];
+  }
+
+  /** What the compiled gradient holds, by line, and what less would cost. */
+  function memoryOf({ heading, lines, curve, budgets }) {
+    const lineAt = ({ file, line }) => model.lines.find((x) => x.raw.line === line && model.files[x.raw.file].path === file);
+    const name = (place) => {
+      const line = place && lineAt(place);
+      return line ? button(line.place, () => chooseLine(line)) : place ? `${place.file}:${place.line}` : "?";
+    };
+    const least = curve.at(-1);
+    return [
+      ...heading.slice(1).map((text) => make("p", { class: "soft" }, text)),
+      table(
+        ["line", "kept"],
+        lines.flatMap(({ place, bytes: n, values }) => [
+          [name(place), bytes(n)],
+          ...values.map((text) => [make("span", { class: "soft" }, text), ""]),
+        ]),
+      ),
+      table(
+        ["fg.checkpoint", "held", "operations"],
+        [
+          ["nothing computed again", bytes(curve[0][0]), "1.00"],
+          ...budgets.map(({ asked, held, flops }) =>
+            held == null
+              ? [`memory=${asked}`, "too little", ""]
+              : [`memory=${asked}`, bytes(held), flops.toFixed(2)],
+          ),
+          ["the least", bytes(least[0]), least[1].toFixed(2)],
+        ],
+      ),
     ];
   }
 

@@ -174,12 +174,10 @@ def scan(block: Block, eqn: Equation) -> None:
     for v, x in zip(body.inputs[count:], eqn.inputs[count:], strict=True):
         if type(x) is Var and x in block.module.singular:
             inner.hints[v] = block.module.singular[x]
-    params = []
-    for word, name_for, group in (
-        ("carry", carried_name, body.inputs[:count]),
-        ("inputs", element_name, body.inputs[count:]),
-    ):
-        params.append(inner.parameter(word, [inner.bind(v, name_for(block, eqn, v)) for v in group]))
+    params = [
+        inner.parameter("carry", [inner.bind(v, carried_name(block, eqn, v)) for v in body.inputs[:count]]),
+        inner.parameter("inputs", [inner.bind(v, element_name(block, eqn, v)) for v in body.inputs[count:]]),
+    ]
     for v, x in zip(body.inputs[:count], body.outputs[:count], strict=True):
         if type(x) is Var and x not in inner.cotangents:
             inner.hints.setdefault(x, base(block.module.known[v]) or "")

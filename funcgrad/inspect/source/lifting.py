@@ -1,9 +1,11 @@
-"""Jaxprs turned into programs: calls written out, marks resolved."""
+"""A forward and backward pass as a program: staged out to a jaxpr, with marks of what is the cotangent of what, and
+lifted from there, calls written out and marks resolved."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +15,101 @@ from jax import lax
 from jax.core import ShapedArray
 
 from funcgrad import _jax
-from funcgrad._jax import ClosedJaxpr, Jaxpr, Literal, Var
+from funcgrad._jax import ClosedJaxpr, Jaxpr, Literal, Var, name_p, set_current_trace
+from funcgrad.engine.tape import TapeTracer
+from funcgrad.engine.zero import Zero
 from funcgrad.inspect.source.program import Equation, Path, Program, plain_name, spread
-from funcgrad.inspect.source.staging import BACK, COTANGENT, PRIMAL, SCOPE
+from funcgrad.rules import RuleTable
+from funcgrad.rules.rule import Wrapped
+from funcgrad.transforms import halves
+
+#: How the marks that this module leaves in a jaxpr begin.
+SCOPE, PRIMAL, COTANGENT, BACK = "funcgrad.node.", "funcgrad.primal.", "funcgrad.cotangent.", "funcgrad.back"
+
+_numbers = itertools.count()
+
+
+def record_marked(rule, tape, primitive, primals, tracers, params, linear):
+    """Leave marks: equations of ``name`` on a node's outputs and, on the way back, on their cotangents.
+
+    Both stand in a name scope of the node's own. Scopes of nested programs nest, so the scopes around a mark tell which
+    cotangent belongs to which value, in whatever loops and calls the two are.
+    """
+    with jax.named_scope(f"{SCOPE}{next(_numbers)}"):
+        outs = rule.record(tape, primitive, primals, tracers, params, linear)
+        with set_current_trace(tape.parent):
+            for i, out in enumerate(outs if primitive.multiple_results else [outs]):
+                if type(out) is TapeTracer and out._trace is tape and is_array(out.primal):
+                    name_p.bind(out.primal, name=f"{PRIMAL}{i}")
+    return outs
+
+
+def pull_marked(rule, node, cts):
+    return rule.pullback(
+        node, [name_p.bind(ct, name=f"{COTANGENT}{i}") if is_array(ct) else ct for i, ct in enumerate(cts)]
+    )
+
+
+def marking(rules: RuleTable) -> RuleTable:
+    """``rules``, leaving marks."""
+    return rules.map(lambda rule: Wrapped(rule, record_marked, pull_marked))
+
+
+def is_array(x: Any) -> bool:
+    return x is not None and type(x) is not Zero and isinstance(_jax.typeof(x), jax.core.ShapedArray)
+
+
+class Staged(NamedTuple):
+    """A staged pass: the jaxpr of the array leaves of the arguments, and the tree of what comes out.
+
+    ``static`` has, for each leaf of the arguments, whether it is no array and hence a constant of the program.
+    """
+
+    jaxpr: ClosedJaxpr
+    static: list[bool]
+    out_tree: Any
+
+
+def stage(
+    fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], rules: RuleTable, argnums: Any, has_aux: bool
+) -> Staged:
+    leaves, in_tree = jax.tree.flatten((tuple(args), dict(kwargs)))
+
+    def staged(static: list[bool]) -> Staged:
+        def there_and_back(arrays: dict[int, Any]) -> Any:
+            args, kwargs = jax.tree.unflatten(in_tree, [arrays.get(i, x) for i, x in enumerate(leaves)])
+            value, gradient = halves(fun, argnums, args, kwargs, has_aux, False, False, rules.derived(marking))
+            with jax.named_scope(BACK):
+                return value, gradient()
+
+        arrays = {i: x for i, x in enumerate(leaves) if not static[i]}
+        jaxpr, out_shape = jax.make_jaxpr(there_and_back, return_shape=True)(arrays)
+        return Staged(jaxpr, static, jax.tree.structure(out_shape))
+
+    static = [not is_array_like(x) for x in leaves]
+    try:
+        return staged(static)
+    except jax.errors.JAXTypeError:
+        # Numbers that the function needs to know, as in an ``if``.
+        wanted = {id(x) for i in np.atleast_1d(argnums) for x in jax.tree.leaves(args[i])}
+        fixed = [
+            s or (isinstance(x, int | float | complex) and id(x) not in wanted)
+            for x, s in zip(leaves, static, strict=True)
+        ]
+        if fixed == static:
+            raise
+        return staged(fixed)
+
+
+def is_array_like(x: Any) -> bool:
+    try:
+        _jax.check_arg(x)
+    except TypeError:
+        return False
+    return True
+
+
+# Lifting.
 
 #: Equations that stand for the program they carry, the first of their parameters that is one.
 WRITTEN_OUT = {
@@ -70,13 +164,11 @@ class Lifter:
     """Turns jaxprs into programs. A jitted function that is called more than once stays one."""
 
     def __init__(self, root: ClosedJaxpr):
-        self.calls: Counter = Counter()
-        self.lengths: dict[int, int] = {}
+        self.calls: Counter[Jaxpr] = Counter()
+        self.lengths: dict[Jaxpr, int] = {}
         #: Array constants by identity, each with its variable.
         self.constants: dict[int, tuple[Var, Any]] = {}
-        self.functions: dict[int, Program] = {}
-        #: Kept, so that no other jaxpr gets the id of one.
-        self.expanded: list[ClosedJaxpr] = []
+        self.functions: dict[Jaxpr, Program] = {}
         self.count(root.jaxpr)
 
     def count(self, jaxpr: Jaxpr) -> int:
@@ -84,11 +176,10 @@ class Lifter:
         for eqn in jaxpr.eqns:
             length += str(eqn.primitive) not in ("name", "convert_element_type", "broadcast_in_dim", "reshape")
             for inner in (program.jaxpr for program in jaxprs_in(tuple(eqn.params.values()))):
-                self.calls[id(inner)] += 1
-                if id(inner) not in self.lengths:
-                    self.lengths[id(inner)] = 0
-                    self.lengths[id(inner)] = self.count(inner)
-                length += self.lengths[id(inner)]
+                self.calls[inner] += 1
+                if inner not in self.lengths:
+                    self.lengths[inner] = self.count(inner)
+                length += self.lengths[inner]
         return length
 
     def lift(
@@ -144,15 +235,14 @@ class Lifter:
         if name == "tie":
             return inputs[1:]
         if name == "call_hi_primitive":
-            self.expanded.append(expanded(eqn.params["_prim"]))
-            return self.inline(where, self.expanded[-1], inputs)
+            return self.inline(where, expanded(eqn.params["_prim"]), inputs)
         params = {
             k: None if k in ("sharding", "out_sharding") and is_no_sharding(v) else v for k, v in eqn.params.items()
         }
         if name in WRITTEN_OUT:
             inner = jaxprs_in(tuple(eqn.params.values()))[0]
-            length = self.lengths.get(id(inner.jaxpr), 0)
-            if name in ("jit", "pjit") and self.calls[id(inner.jaxpr)] > 1 and length >= SMALLEST:
+            length = self.lengths.get(inner.jaxpr, 0)
+            if name in ("jit", "pjit") and self.calls[inner.jaxpr] > 1 and length >= SMALLEST:
                 return self.call(where, eqn, inner, inputs)
             if name in ("checkpoint", "remat2") and params.get("differentiated") and params["prevent_cse"]:
                 inputs = behind_barrier(where, inputs)
@@ -207,9 +297,9 @@ class Lifter:
         return inputs, {key: lifted(value) for key, value in params.items()}
 
     def call(self, where: Where, eqn: Any, inner: ClosedJaxpr, inputs: list) -> list[Any]:
-        program = self.functions.get(id(inner.jaxpr))
+        program = self.functions.get(inner.jaxpr)
         if program is None:
-            program = self.functions[id(inner.jaxpr)] = self.lift(inner, where.partners(), (), where.backward)
+            program = self.functions[inner.jaxpr] = self.lift(inner, where.partners(), (), where.backward)
             program.name = plain_name(eqn.params["name"]) + ("_backward" if where.backward else "")
         avals = [v.aval for v in eqn.outvars]
         return where.add("call", inputs, avals, {"program": program}, has_effects=bool(eqn.effects))

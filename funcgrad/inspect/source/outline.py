@@ -58,7 +58,7 @@ def repeated(root: Program) -> list[range] | None:
     """The stretches of equations, one after the other, that do the same and save most as calls of one function."""
     numbers: dict[Any, int] = {}
     tokens = [numbers.setdefault(token_of(eqn), len(numbers)) for eqn in root.equations]
-    used = users(root)
+    users = root.users()
     best: tuple[int, list[range]] | None = None
     for period in range(SHORTEST, len(tokens) // 2 + 1):
         for start, stop in runs(tokens, period):
@@ -66,7 +66,7 @@ def repeated(root: Program) -> list[range] | None:
             saved = (count - 1) * period
             if (best is not None and saved <= best[0]) or repeats_itself(tokens[start : start + period]):
                 continue
-            windows = best_phase(root, start, stop, period, used)
+            windows = best_phase(root, start, stop, period, users)
             if windows is not None:
                 best = ((len(windows) - 1) * period, windows)
     return None if best is None else best[1]
@@ -89,7 +89,7 @@ def repeats_itself(tokens: Sequence[int]) -> bool:
     return any(count % n == 0 and tokens[n:] == tokens[:-n] for n in range(1, count // 2 + 1))
 
 
-def best_phase(root: Program, start: int, stop: int, period: int, used: dict[Any, set[int]]) -> list[range] | None:
+def best_phase(root: Program, start: int, stop: int, period: int, users: dict[Var, list]) -> list[range] | None:
     """Where to cut a stretch, so that the fewest values pass from one part to another."""
     most = (stop - start) // period
     choices = []
@@ -98,7 +98,7 @@ def best_phase(root: Program, start: int, stop: int, period: int, used: dict[Any
         if count >= max(2, most - 1):
             windows = [range(first + k * period, first + (k + 1) * period) for k in range(count)]
             if alike(root, windows):
-                interface = Interface(root, windows, used)
+                interface = Interface(root, windows, users)
                 size = len(interface.inputs) + len(interface.outputs) + 8 * (count < most)
                 choices.append((not is_whole(root, windows[0]), size, first, windows))
     # A repetition less is worth it where that cuts between two calls of the user's.
@@ -132,7 +132,7 @@ def alike(root: Program, windows: Sequence[range]) -> bool:
 class Interface:
     """What goes in and out of windows that are wired alike."""
 
-    def __init__(self, root: Program, windows: Sequence[range], used: dict[Any, set[int]]):
+    def __init__(self, root: Program, windows: Sequence[range], users: dict[Var, list]):
         outside = [(k, i) for k, i, made in wiring(root, windows[0]) if made is None]
         #: The values that go in: for each, one in every window; and which of them each operand is.
         self.inputs: dict[tuple[Any, ...], int] = {}
@@ -140,29 +140,21 @@ class Interface:
         for k, i in outside:
             values = tuple([root.equations[window[k]].inputs[i] for window in windows])
             self.slots[k, i] = self.inputs.setdefault(values, len(self.inputs))
+        parts = [root.equations[w.start : w.stop] for w in windows]
+        inside = list(map(set, parts))
         self.outputs = [
             (k, i)
-            for k, at in enumerate(windows[0])
-            for i in range(len(root.equations[at].outputs))
-            if any(used.get(root.equations[w[k]].outputs[i], set()) - set(w) for w in windows)
+            for k, eqn in enumerate(parts[0])
+            for i in range(len(eqn.outputs))
+            if any(
+                not own.issuperset(users.get(part[k].outputs[i], ())) for part, own in zip(parts, inside, strict=True)
+            )
         ]
-
-
-def users(root: Program) -> dict[Any, set[int]]:
-    """The numbers of the equations that use each value; -1 for the program's outputs."""
-    found: dict[Any, set[int]] = {}
-    for at, eqn in enumerate(root.equations):
-        for x in eqn.reads():
-            found.setdefault(x, set()).add(at)
-    for x in root.outputs:
-        if type(x) is Var:
-            found.setdefault(x, set()).add(-1)
-    return found
 
 
 def extract(root: Program, windows: Sequence[range], partners: Sequence[Program]) -> Program:
     """A function of the windows' equations, called in their place."""
-    interface = Interface(root, windows, users(root))
+    interface = Interface(root, windows, root.users())
     first = [root.equations[at] for at in windows[0]]
     depth = shared_depth(first)
     fresh = {v: Var(v.aval) for eqn in first for v in eqn.outputs}

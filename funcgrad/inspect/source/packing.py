@@ -191,16 +191,10 @@ class Use(NamedTuple):
 
 def handed_over(program: Program, eqn: Equation) -> dict[int, Use]:
     """The outputs of an equation, by number, that are used in a single call and nowhere else."""
-    users: dict[Any, list[tuple[Equation, int]]] = {}
-    for other in program.equations:
-        for i, x in enumerate(other.inputs):
-            if type(x) is Var:
-                users.setdefault(x, []).append((other, i))
-    elsewhere = {x for x in program.outputs if type(x) is Var}
-    elsewhere = elsewhere.union(*(other.captured() for other in program.equations))
+    users = program.users()
     found = {}
     for i, v in enumerate(eqn.outputs):
         match users.get(v):
-            case [(call, number)] if call.name == "call" and v not in elsewhere:
-                found[i] = Use(call.params["program"], number, call)
+            case [Equation(name="call") as call]:
+                found[i] = Use(call.params["program"], call.inputs.index(v), call)
     return found

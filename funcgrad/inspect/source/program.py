@@ -77,6 +77,17 @@ class Program:
                 count.update(inner.free())
         return count
 
+    def users(self) -> dict[Var, list[Any]]:
+        """The equations that read each variable, as often as they do; and this program, where it is an output."""
+        found: dict[Var, list[Any]] = {}
+        for eqn in self.equations:
+            for x in eqn.reads():
+                found.setdefault(x, []).append(eqn)
+        for x in self.outputs:
+            if type(x) is Var:
+                found.setdefault(x, []).append(self)
+        return found
+
     def free(self) -> set[Var]:
         """The variables from outside that are used here or inside."""
         made = {v for eqn in self.equations for v in eqn.outputs}

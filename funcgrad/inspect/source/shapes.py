@@ -27,7 +27,7 @@ def handed_on(s: Simplifier, eqn: Equation) -> Rewrite | None:
         return None
     if eqn.name == "reshape" and params.get("dimensions") is not None:
         return None
-    if params.get("strides") is not None:
+    if params.get("strides") is not None or any(map(any, params.get("padding_config", ()))):
         return None
     return Rewrite(x)
 
@@ -194,14 +194,9 @@ def keeping_dimensions(s: Simplifier, eqn: Equation) -> Rewrite | None:
     return instead(eqn, made.name, made.inputs[0], **{**made.params, "keepdims": keeps})
 
 
-def unpadded(s: Simplifier, eqn: Equation) -> Rewrite | None:
-    return None if any(any(config) for config in eqn.params["padding_config"]) else Rewrite(eqn.inputs[0])
-
-
 REWRITES: dict[str, tuple[Rule, ...]] = {
     **dict.fromkeys(ELEMENTWISE, (without_broadcast,)),
-    **dict.fromkeys(("convert_element_type", "broadcast_to", "slice"), (handed_on,)),
-    "pad": (unpadded,),
+    **dict.fromkeys(("convert_element_type", "broadcast_to", "slice", "pad"), (handed_on,)),
     "broadcast_in_dim": (handed_on, broadcast),
     "reshape": (handed_on, reshaped, keeping_dimensions),
     "squeeze": (handed_on, squeezed_twice, sign_outside, keeping_dimensions, reshaped),

@@ -15,15 +15,13 @@ from funcgrad._jax import Var
 from funcgrad.inspect.printing import lines_of
 from funcgrad.inspect.source import algebra, functions, indexing, shapes, structured
 from funcgrad.inspect.source.blocks import Block, Module
-from funcgrad.inspect.source.dead_code import without_dead_code
 from funcgrad.inspect.source.expressions import assign, call, constant_text, display, expression, function, static
-from funcgrad.inspect.source.lifting import Lifter
+from funcgrad.inspect.source.lifting import Lifter, Staged, stage
 from funcgrad.inspect.source.names import RESERVED, Namespace, identifier
 from funcgrad.inspect.source.outline import outline
 from funcgrad.inspect.source.packing import Place, accessed, key_of, packings_of, unpacking
 from funcgrad.inspect.source.program import Program, callers_first, calls_of
-from funcgrad.inspect.source.simplify import simplify
-from funcgrad.inspect.source.staging import Staged, stage
+from funcgrad.inspect.source.simplify import simplify, without_dead_code
 from funcgrad.rules import RuleTable, table_of
 from funcgrad.transforms import P
 

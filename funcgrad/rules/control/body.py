@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from funcgrad import _jax
 from funcgrad._jax import ClosedJaxpr
 from funcgrad.engine.split import Activity, Split, split
 from funcgrad.engine.tape import is_differentiable
@@ -45,6 +46,22 @@ def needed(
 
     carry = fixpoint(start, before)
     return (*wanted[:first], *carry, *wanted[last:]), carry
+
+
+def varying(body: ClosedJaxpr, num_consts: int, num_carry: int) -> list[bool]:
+    """What of the carry changes from step to step: the rest the body passes through."""
+    carried = zip(body.jaxpr.invars[num_consts:], body.jaxpr.outvars[:num_carry], strict=False)
+    return [invar is not outvar for invar, outvar in carried]
+
+
+def check_repeatable(body: ClosedJaxpr, way_out: str) -> None:
+    """Refuse a body ``without_effects`` that still has some, since its steps are to be run again."""
+    found = _jax.effects_to_happen_once(body.effects)
+    if found:
+        raise NotImplementedError(
+            f"reverse mode through a loop that uses what its side effects return ({found}): its steps are computed "
+            f"again on the way back, and these would happen twice. Have them before the loop, or {way_out}."
+        )
 
 
 def split_at(xs: Sequence[Any], *counts: int) -> tuple[list[Any], ...]:

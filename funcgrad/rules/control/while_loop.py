@@ -3,14 +3,8 @@
 The way back needs the states in reverse order. Keeping them all takes memory without bound, so a few are kept, the
 checkpoints, and those in between are computed again from the last checkpoint before them.
 
-Going back is a stack machine. The checkpoint on top of the stack is advanced, leaving new checkpoints behind in free
-slots, until one stands right before the step to be reversed. That step is reversed and its checkpoint popped, and so on
-while the next one stands right before the next step: a small loop, which XLA makes one kernel of on the CPU. Where to
-leave them is Griewank and Walther's binomial schedule ("Algorithm 799: revolve", ACM TOMS 26, 2000): with ``s`` slots
-and ``r`` advances of each step a stretch of ``C(s + r, s)`` steps can be reversed, and no schedule does better.
-
-The way forward differs. Where the number of steps is known beforehand (a ``fori_loop`` with traced bounds) the first
-descent of that schedule is the forward pass itself. Otherwise checkpoints are placed online, as in Stumm and Walther
+Where the number of steps is known beforehand (a ``fori_loop`` with traced bounds), where to leave them is the binomial
+schedule of ``revolve``, on both ways. Otherwise they are placed online on the way forward, as in Stumm and Walther
 ("New algorithms for optimal online checkpointing", SIAM J. Sci. Comput. 32, 2010) and Wang, Moin and Iaccarino
 ("Minimal repetition dynamic checkpointing algorithm", SIAM J. Sci. Comput. 31, 2009) with one simplification: at equal
 distances, which double whenever half the slots are full, so that the other half is free for the way back.
@@ -19,7 +13,7 @@ distances, which double whenever half the slots are full, so that the other half
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,67 +25,13 @@ from funcgrad.engine.recording import accumulate
 from funcgrad.programs.evaluation import evaluate
 from funcgrad.programs.flow import without_effects
 from funcgrad.programs.memo import kept, memo
-from funcgrad.rules.control.body import needed, split_at, split_body
+from funcgrad.rules.control.body import check_repeatable, needed, split_at, split_body, varying
 from funcgrad.rules.control.carrier import Carrier, Halves, carried
 from funcgrad.rules.control.refs import bind_with_contents
+from funcgrad.rules.control.revolve import LEAST_SLOTS, Revolve, Stack
 
 #: States that a loop keeps for its way back, unless a table says otherwise.
 DEFAULT_SLOTS = 64
-
-
-class Stack(NamedTuple):
-    """Checkpoints: states by slot, the step each was taken before, and how many there are."""
-
-    states: list[Any]
-    steps: jax.Array
-    depth: jax.Array
-
-    @staticmethod
-    def empty(state: Sequence[Any], slots: int) -> Stack:
-        states = [lax.broadcast(x, (slots,)) for x in state]
-        return Stack(states, jnp.zeros(slots, jnp.int32), jnp.int32(0))
-
-    def push(self, state: Sequence[Any], step: Any) -> Stack:
-        states = [
-            lax.dynamic_update_index_in_dim(xs, x, self.depth, 0) for xs, x in zip(self.states, state, strict=True)
-        ]
-        steps = lax.dynamic_update_index_in_dim(self.steps, jnp.int32(step), self.depth, 0)
-        return Stack(states, steps, self.depth + 1)
-
-    def top(self) -> list[Any]:
-        return [lax.dynamic_index_in_dim(xs, self.depth - 1, 0, keepdims=False) for xs in self.states]
-
-    def top_step(self) -> jax.Array:
-        return lax.dynamic_index_in_dim(self.steps, self.depth - 1, 0, keepdims=False)
-
-    def thin(self, count: int) -> Stack:
-        """Every other of ``count`` checkpoints."""
-
-        def move(j, stack):
-            def one(xs):
-                return lax.dynamic_update_index_in_dim(xs, lax.dynamic_index_in_dim(xs, 2 * j, 0), j, 0)
-
-            states, steps = stack
-            return [one(xs) for xs in states], one(steps)
-
-        states, steps = lax.fori_loop(0, count // 2, move, (self.states, self.steps))
-        return Stack(states, steps, jnp.int32(count // 2))
-
-
-def binomial_split(length: jax.Array, slots: jax.Array) -> jax.Array:
-    """How far to advance before leaving a checkpoint, on a stretch of ``length`` > 1 steps with ``slots`` > 1 slots.
-
-    With the least ``r`` for which ``length <= C(slots + r, slots)``, any point that leaves at most ``C(s + r - 1, s)``
-    steps before it and at least ``C(s + r - 2, s - 1)`` after it is optimal. In floating point: being off by one costs
-    a step of work, not correctness.
-    """
-    n, s = length.astype(jnp.float32), slots.astype(jnp.float32)
-    reach, r = lax.while_loop(
-        lambda c: c[0] < n, lambda c: (c[0] * (s + c[1] + 1) / (c[1] + 1), c[1] + 1), (1.0 + 0 * n, 0 * n)
-    )
-    before = reach * r / (s + r)
-    after = before * s / (s + r - 1)
-    return jnp.clip(jnp.minimum(before, n - after).astype(jnp.int32), 1, length - 1)
 
 
 class While(Carrier):
@@ -106,8 +46,8 @@ class While(Carrier):
     saved = ("states",)
 
     def __init__(self, slots: int = DEFAULT_SLOTS):
-        if slots < 4:
-            raise ValueError(f"a loop needs at least 4 checkpoint slots to be reversed, got {slots}")
+        if slots < LEAST_SLOTS:
+            raise ValueError(f"a loop needs at least {LEAST_SLOTS} checkpoint slots to be reversed, got {slots}")
         self.slots = slots
 
     def parts(self):
@@ -170,13 +110,7 @@ def check_effects(halves: WhileHalves, cond: ClosedJaxpr) -> None:
             f"reverse mode through a loop whose condition has side effects ({found}): it is asked more often than the "
             "loop has steps. Have them in the body, where they happen once."
         )
-    found = _jax.effects_to_happen_once(halves.again.body.effects)
-    if found:
-        raise NotImplementedError(
-            f"reverse mode through a loop that uses what its side effects return ({found}): its steps are computed "
-            "again on the way back, and these would happen twice. Have them before the loop, or use lax.scan, which "
-            "keeps what they return."
-        )
+    check_repeatable(halves.again.body, "use lax.scan, which keeps what they return")
 
 
 def with_one_predicate(primals: Sequence[Any], tracers: Sequence[Any], params: dict) -> tuple[list, list, dict]:
@@ -212,9 +146,7 @@ class Checkpointed:
 
     def __init__(self, body: ClosedJaxpr, cond: ClosedJaxpr, num_consts: int, slots: int):
         self.body, self.cond, self.num_consts, self.slots = body.replace(), cond.replace(), num_consts, slots
-        # What the body passes through unchanged needs no checkpoint.
-        carried = zip(body.jaxpr.invars[num_consts:], body.jaxpr.outvars, strict=True)
-        self.varies = [invar is not outvar for invar, outvar in carried]
+        self.varies = varying(body, num_consts, len(body.out_avals))
         self.counter = counter_of(cond, body, num_consts)
 
     def fixed(self, operands: Sequence[Any]) -> list[Any]:
@@ -229,26 +161,28 @@ class Checkpointed:
         changing, constant = iter(state), iter(fixed[self.num_consts :])
         return [next(changing) if v else next(constant) for v in self.varies]
 
-    def advance(self, fixed: Sequence[Any], state: Sequence[Any]) -> list[Any]:
-        return self.state(evaluate(self.body, *fixed[: self.num_consts], *self.carry(state, fixed)))
+    def chain(self, fixed: Sequence[Any]) -> Revolve:
+        def advance(_: Any, state: Sequence[Any]) -> list[Any]:
+            return self.state(evaluate(self.body, *fixed[: self.num_consts], *self.carry(state, fixed)))
+
+        return Revolve(self.slots, advance)
 
     def forward(self, cond_consts, consts, init):
         fixed, state = self.fixed([*consts, *init]), self.state(init)
-        # One slot more, for the state right before the step to be reversed.
-        stack = Stack.empty(state, self.slots + 1)
+        chain = self.chain(fixed)
+        stack = chain.stack(state)
 
         def proceeds(state):
             return evaluate(self.cond, *cond_consts, *self.carry(state, fixed))[0]
 
         if self.counter is not None:
             length = self.counter(cond_consts, init)
-            state, stack = self.descend(length, stack.push(state, 0), fixed)
-            state = lax.fori_loop(0, jnp.minimum(length, 1), lambda _, x: self.advance(fixed, x), state)
+            state, stack = chain.forward(length, state, stack)
         else:
-            state, stack, length = self._run_online(proceeds, state, stack, fixed)
+            state, stack, length = self._run_online(proceeds, state, stack, chain)
         return self.carry(state, fixed), stack, length
 
-    def _run_online(self, proceeds, state, stack, fixed):
+    def _run_online(self, proceeds, state, stack, chain):
         """Run until the condition fails, leaving checkpoints at equal distances that double when there are many."""
         capacity = self.slots // 4 * 2
 
@@ -259,7 +193,7 @@ class Checkpointed:
             def inside(inner):
                 return (inner[1] < step + stride) & proceeds(inner[0])
 
-            state, step = lax.while_loop(inside, lambda c: (self.advance(fixed, c[0]), c[1] + 1), (state, step))
+            state, step = lax.while_loop(inside, lambda c: (chain.advance(c[1], c[0]), c[1] + 1), (state, step))
             full = (stack.depth == capacity).astype(jnp.int32)
             # A loop of one or no turn, since a conditional would copy the checkpoints whether or not it thins them.
             stack = lax.fori_loop(0, full, lambda _, s: s.thin(capacity), stack)
@@ -268,29 +202,6 @@ class Checkpointed:
         start = (state, jnp.int32(0), jnp.int32(1), stack)
         state, length, _, stack = lax.while_loop(lambda loop: proceeds(loop[0]), stretch, start)
         return state, stack, length
-
-    def descend(self, end, stack: Stack, fixed) -> tuple[list[Any], Stack]:
-        """The state before step ``end - 1``, reached from the top checkpoint, leaving checkpoints on the way."""
-        state, step = stack.top(), stack.top_step()
-
-        def far(loop):
-            _, step, stack = loop
-            return end - 1 - step > self.slots + 1 - stack.depth
-
-        def stretch(loop):
-            state, step, stack = loop
-            free = self.slots - stack.depth
-            count = jnp.where(free > 0, binomial_split(end - step, free + 1), end - 1 - step)
-            state = lax.fori_loop(0, count, lambda _, x: self.advance(fixed, x), state)
-            return state, step + count, stack.push(state, step + count)
-
-        def near(step, loop):
-            state, stack = loop
-            state = self.advance(fixed, state)
-            return state, stack.push(state, step + 1)
-
-        state, step, stack = lax.while_loop(far, stretch, (state, step, stack))
-        return lax.fori_loop(step, end - 1, near, (state, stack))
 
 
 class WhileHalves(Halves):
@@ -319,22 +230,15 @@ class WhileHalves(Halves):
             return body.pull(body.residuals(operands, results), cts, inputs)
 
         def backward(length, stack, fixed, cts):
-            def reverse(loop):
-                end, stack, sums, carry_cts = loop
-                pulled = pull([*fixed[:first], *checkpointed.carry(stack.top(), fixed)], carry_cts)
+            def before(_, state, cts):
+                sums, carry_cts = cts
+                pulled = pull([*fixed[:first], *checkpointed.carry(state, fixed)], carry_cts)
                 sums = {i: accumulate(total, pulled[i]) for i, total in sums.items()}
-                carry_cts = {i: carried(pulled[first + i], aval) for i, aval in avals.items()}
-                return end - 1, stack._replace(depth=stack.depth - 1), sums, carry_cts
-
-            def stretch(loop):
-                end, stack, *cts = loop
-                _, stack = checkpointed.descend(end, stack, fixed)
-                return lax.while_loop(lambda loop: loop[1].top_step() == loop[0] - 1, reverse, (end, stack, *cts))
+                return sums, {i: carried(pulled[first + i], aval) for i, aval in avals.items()}
 
             sums = {i: _jax.zeros(_jax.typeof(fixed[i]).to_ct_aval()) for i in consts}
             carry_cts = {i: carried(cts[i], aval) for i, aval in avals.items()}
-            start = (length, stack, sums, carry_cts)
-            _, _, sums, carry_cts = lax.while_loop(lambda loop: loop[0] > 0, stretch, start)
+            sums, carry_cts = checkpointed.chain(fixed).back(length, stack, before, (sums, carry_cts))
             found = {**sums, **{first + i: ct for i, ct in carry_cts.items()}}
             return [found.get(i) for i in range(len(inputs))]
 

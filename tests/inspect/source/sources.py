@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import funcgrad as fg
-from tests.agreement import assert_same, quick_jit
+from tests.agreement import assert_same
 
 
 def run(source: str) -> Any:
@@ -36,7 +36,7 @@ def assert_gives(source: str, fun, *args, argnums=0, tolerance=1e-6, **options):
         given = [x if isinstance(x, bool | str) else next(rest) for x in args]
         return strong(generated(*given)), strong(reference(*given))
 
-    got, expected = quick_jit(both)(*(x for x in args if not isinstance(x, bool | str)))
+    got, expected = jax.jit(both)(*(x for x in args if not isinstance(x, bool | str)))
     assert_same(jax.device_get(got), jax.device_get(expected), tolerance)
 
 

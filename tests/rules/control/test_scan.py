@@ -12,7 +12,7 @@ from jax import lax
 
 import funcgrad as fg
 from funcgrad import _jax
-from tests.agreement import assert_agrees, assert_same, quick_jit
+from tests.agreement import assert_agrees, assert_same
 
 XS = np.array([[0.5, -1.5], [2.0, 0.3], [-0.7, 1.1]], np.float32)
 W = np.array([[0.4, -0.2], [0.1, 0.6]], np.float32)
@@ -166,12 +166,12 @@ def test_an_associative_scan_agrees():
 @pytest.mark.parametrize("axes", [(0, None, None), (None, 0, None), (None, None, 0), (0, 0, 0)])
 def test_batched_loops_agree(axes):
     arguments = [np.stack([x, 2 * x]) if a == 0 else x for x, a in zip((W, H, XS), axes, strict=True)]
-    mine, theirs = (quick_jit(jax.vmap(m.grad(rnn, (0, 1, 2)), axes))(*arguments) for m in (fg, jax))
+    mine, theirs = (jax.jit(jax.vmap(m.grad(rnn, (0, 1, 2)), axes))(*arguments) for m in (fg, jax))
     assert_same(mine, theirs, 1e-5)
 
 
 def test_forward_mode_over_the_gradient_agrees():
-    mine, theirs = (quick_jit(jax.jacfwd(m.grad(rnn, 1), 1))(W, H, XS) for m in (fg, jax))
+    mine, theirs = (jax.jit(jax.jacfwd(m.grad(rnn, 1), 1))(W, H, XS) for m in (fg, jax))
     assert_same(mine, theirs, 1e-5)
 
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import funcgrad as fg
-from tests.agreement import assert_agrees, assert_same, quick_jit
+from tests.agreement import assert_agrees, assert_same
 
 DEVICES = 4
 X = np.linspace(-1, 2, 32, dtype=np.float32).reshape(8, 4)
@@ -68,7 +68,7 @@ def test_an_exchange_along_different_axes_agrees_with_forward_mode(mesh, split, 
         out = jax.shard_map(exchange, mesh=mesh, in_specs=P("i"), out_specs=P("i"))(x)
         return jnp.sum(out**2 * jnp.cos(jnp.arange(out.size)).reshape(out.shape))
 
-    assert_same(quick_jit(fg.grad(loss))(x), quick_jit(jax.jacfwd(loss))(x), 1e-6)
+    assert_same(jax.jit(fg.grad(loss))(x), jax.jit(jax.jacfwd(loss))(x), 1e-6)
 
 
 @pytest.mark.parametrize("checked", [True, False])
@@ -88,7 +88,7 @@ def test_a_gradient_taken_on_each_device_agrees(mesh):
         def on_each(w, x):
             return lax.pmean(grad(lambda w: jnp.mean(jnp.tanh(x @ w) ** 2))(lax.pcast(w, "i", to="varying")), "i")
 
-        return quick_jit(jax.shard_map(on_each, mesh=mesh, in_specs=(P(), P("i")), out_specs=P()))
+        return jax.jit(jax.shard_map(on_each, mesh=mesh, in_specs=(P(), P("i")), out_specs=P()))
 
     assert_same(step(fg.grad)(X[:4], X), step(jax.grad)(X[:4], X), 1e-6)
 
@@ -98,7 +98,7 @@ def test_a_gradient_taken_on_each_device_with_respect_to_shared_weights_is_summe
         def on_each(w, x):
             return grad(lambda w: lax.psum(jnp.sum(jnp.tanh(x @ w) ** 2), "i"))(w)
 
-        return quick_jit(jax.shard_map(on_each, mesh=mesh, in_specs=(P(), P("i")), out_specs=P()))
+        return jax.jit(jax.shard_map(on_each, mesh=mesh, in_specs=(P(), P("i")), out_specs=P()))
 
     assert_same(step(fg.grad)(X[:4], X), step(jax.grad)(X[:4], X), 1e-6)
 

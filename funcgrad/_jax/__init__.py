@@ -60,7 +60,7 @@ from funcgrad._jax.names import reshard_p, shard_map_p, swap_p, threefry2x32_p, 
 from funcgrad._jax.names import unreduced_reduce_scatter_p, vary_unreduced_cast_p, xla_metadata_value_p
 from funcgrad._jax.types import add_at, indices_of, is_ref_value, never_differentiated, read_at, replace_at
 from funcgrad._jax.scopes import BackwardScopes, context_of, current_settings, equation_context, scope_depth
-from funcgrad._jax.scopes import user_frames
+from funcgrad._jax.scopes import looks_for_nans, user_frames
 from funcgrad._jax.types import NO_MESH, cotangent_fits, ct_sharding, ct_type, device_varying_spec
 from funcgrad._jax.types import dtype_fits, explicit_sharding, has_tangents, is_differentiable_dtype, is_ref, memory_of
 from funcgrad._jax.types import is_unsharded

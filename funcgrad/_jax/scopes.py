@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from jax import debug_infs, debug_nans
+
 from funcgrad._jax.names import current_jaxpr_eqn_context, current_scope, source_info_util, traceback_util, user_context
 
 # In errors, profiles and reports the line that counts is the user's, so the package's own frames are passed over.
@@ -29,6 +31,11 @@ def scope_depth() -> int:
 
 #: The settings that an operation run here carries: the mesh, metadata for XLA, what it is to be computed on.
 current_settings: Callable[[], Any] = current_jaxpr_eqn_context
+
+
+def looks_for_nans() -> bool:
+    """Whether an operation raises where it makes a NaN or an infinity, so that its line is of interest."""
+    return bool(debug_nans.value or debug_infs.value)
 
 
 class BackwardScopes:

@@ -109,7 +109,7 @@ class Tape(Trace):
         self.nodes: list[Node] = []
         self.slots = 0
         # Eager operations carry no source information, so there is none to hand on to the way back: only to look at.
-        self.keeps_source = parent is not _jax.eval_trace or rules.keeps_source
+        self.keeps_source = parent is not _jax.eval_trace or rules.keeps_source or _jax.looks_for_nans()
         self.scope = _jax.scope_depth()
         #: The tape around this one, for a function that closes over values on it, and those values by slot.
         self.outer = outer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import traceback
 from functools import partial
 
 import jax
@@ -487,3 +488,14 @@ def test_backward_operations_carry_the_line_and_scope_of_their_forward_operation
 
     text = jax.jit(fg.value_and_grad(f)).lower(1.0).as_text(debug_info=True)
     assert "block/sin" in text and "backward(block)/mul" in text
+
+
+def test_an_error_about_a_nan_on_the_way_back_is_said_to_be_caused_by_the_line_forward():
+    def f(x):
+        y = jnp.sqrt(x)
+        return jnp.sum(y * 0.0)
+
+    with jax.debug_nans(True), pytest.raises(FloatingPointError) as found:
+        fg.grad(f)(jnp.zeros(3))
+    lines = [frame.line for frame in traceback.extract_tb(found.value.__cause__.__traceback__)]
+    assert lines[-1] == "y = jnp.sqrt(x)"

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.ad_checkpoint import Offloadable, Recompute
 from jax.debug import DebugEffect, OrderedDebugEffect
+from jax.experimental.key_reuse._core import key_reuse_signatures
 from jax.interpreters.ad import primitive_jvps as foreign_jvps
 from jax.interpreters.ad import zeros_like_aval
 from jax.interpreters.partial_eval import (
@@ -210,7 +211,8 @@ def behave_like(primitive: Primitive, new: Primitive) -> None:
     new.def_impl(primitive.impl)
     new.def_effectful_abstract_eval(primitive.abstract_eval)
     registries: list[dict[Primitive, Any]] = [
-        foreign_jvps, foreign_accumulations, custom_partial_eval_rules, partial_eval_jaxpr_custom_rules, dce_rules
+        foreign_jvps, foreign_accumulations, custom_partial_eval_rules, partial_eval_jaxpr_custom_rules, dce_rules,
+        key_reuse_signatures,
     ]  # fmt: skip
     for registry in registries:
         registry[new] = registry[primitive]

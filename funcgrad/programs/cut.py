@@ -60,13 +60,21 @@ def cut(
 
     ``price`` is that of running an equation again. None where what is to be kept is the variables wanted.
     """
-    needed = list(dict.fromkeys(v for v in wanted if type(v) is not Literal))
+    needed = variables(wanted)
     if sum(map(cost, needed)) == 0:
         return None
-    makers = {v: eqn for eqn in program.jaxpr.eqns for v in eqn.outvars}
-    graph = Graph(needed, makers, cost, price)
-    kept = graph.cut()
+    kept = cheapest(program, needed, cost, price)
     return None if set(kept) == set(needed) else kept
+
+
+def cheapest(program: ClosedJaxpr, wanted: Sequence[Any], cost: Callable[[Var], float], price: Price) -> list[Var]:
+    """The variables to keep as ``cut`` finds them, where these are the variables wanted too."""
+    makers = {v: eqn for eqn in program.jaxpr.eqns for v in eqn.outvars}
+    return Graph(variables(wanted), makers, cost, price).cut()
+
+
+def variables(atoms: Sequence[Any]) -> list[Var]:
+    return list(dict.fromkeys(v for v in atoms if type(v) is not Literal))
 
 
 class Graph:

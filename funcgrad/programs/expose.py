@@ -24,11 +24,15 @@ Policy = Callable[..., Any]
 
 
 class Saved:
-    """How a saved value is put away and had back; ``aliases`` are other variables of the same value."""
+    """How a saved value is put away and had back; ``aliases`` are other variables of the same value.
 
-    def __init__(self, decision: Any, aliases: tuple[Var, ...] = ()):
+    One that is ``elsewhere`` takes no memory of the device until it is had back.
+    """
+
+    def __init__(self, decision: Any, aliases: tuple[Var, ...] = (), elsewhere: bool = False):
         self.aliases = aliases
         self.decision = decision
+        self.elsewhere = elsewhere or isinstance(decision, _jax.Offloadable)
         self.send: Callable[[Any], Any] = lambda x: x
         self.fetch: Callable[[Any], Any] = lambda x: x
         if isinstance(decision, _jax.Offloadable):
@@ -94,16 +98,47 @@ def expose_scan(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
     shown = round_saved(shown, list(saved))
     layout = _jax.scan_layout(eqn.params)
     outs = list(zip(fed.jaxpr.outvars, eqn.outvars, strict=True))[layout[1] :]
-    returned = {v: stack for v, stack in outs if v in saved and not isinstance(stack, _jax.DropVar)}
-    more = {v: Var(_jax.stacked_aval(eqn.params["length"], v.aval)) for v in saved if v not in returned}
+    stays = {v for v, how in saved.items() if not how.elsewhere}
+    returned = {v: stack for v, stack in outs if v in stays and not isinstance(stack, _jax.DropVar)}
+    rest = [v for v in saved if v not in returned]
+    shown_body = sending(with_outputs(shown, [*body.jaxpr.outvars, *rest]), [saved[v] for v in rest])
+    put = dict(zip(rest, shown_body.out_avals[len(body.out_avals) :], strict=True))
+    more = {v: Var(_jax.stacked_aval(eqn.params["length"], aval)) for v, aval in put.items()}
     stacks = {v: returned.get(v) or more[v] for v in saved}
-    shown_body = with_outputs(shown, [*body.jaxpr.outvars, *more])
     shown_params = _jax.scan_params(eqn.params, shown_body, *layout)
     shown_eqn = eqn.replace(outvars=[*eqn.outvars, *more.values()], params=shown_params)
     fed_body = slice_program(fed, fed.jaxpr.outvars, list(saved), keep=_jax.is_for_debugging, refs=True)
+    fed_body = fetching(fed_body, list(saved.values()), [put.get(v, v.aval) for v in saved])
     params = _jax.scan_params(eqn.params, fed_body, *layout)
     fed_eqn = eqn.replace(invars=[*eqn.invars, *stacks.values()], params=params)
-    return shown_eqn, fed_eqn, {stacks[v]: Saved(None) for v in saved}
+    return shown_eqn, fed_eqn, {stacks[v]: Saved(None, elsewhere=how.elsewhere) for v, how in saved.items()}
+
+
+def sending(program: ClosedJaxpr, saved: Sequence[Saved]) -> ClosedJaxpr:
+    """``program`` whose last outputs are put away, each as it is made."""
+    if not any(how.elsewhere for how in saved):
+        return program
+
+    def run(*operands: Any) -> list[Any]:
+        results = evaluate(program, *operands)
+        first = len(results) - len(saved)
+        return [*results[:first], *(how.send(x) for how, x in zip(saved, results[first:], strict=True))]
+
+    return _jax.trace_to_jaxpr(run, program.in_avals, program.jaxpr.debug_info)
+
+
+def fetching(program: ClosedJaxpr, saved: Sequence[Saved], avals: Sequence[Any]) -> ClosedJaxpr:
+    """``program`` whose last inputs, of types ``avals`` where they are put, are had back."""
+    if not any(how.elsewhere for how in saved):
+        return program
+    first = len(program.in_avals) - len(saved)
+
+    def run(*operands: Any) -> list[Any]:
+        return evaluate(
+            program, *operands[:first], *(how.fetch(x) for how, x in zip(saved, operands[first:], strict=True))
+        )
+
+    return _jax.trace_to_jaxpr(run, [*program.in_avals[:first], *avals], program.jaxpr.debug_info)
 
 
 def expose_cond(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
@@ -127,7 +162,8 @@ def expose_cond(eqn: Any, policy: Policy) -> tuple[Any, Any, dict[Var, Saved]]:
     fed_params = {**eqn.params, "branches": tuple(fed_branches)}
     shown_eqn = eqn.replace(outvars=[*eqn.outvars, *places], params=shown_params)
     fed_eqn = eqn.replace(invars=[*eqn.invars, *places], params=fed_params)
-    return shown_eqn, fed_eqn, {v: Saved(None) for v in places}
+    made = [how for _, _, saved in forms for how in saved.values()]
+    return shown_eqn, fed_eqn, {v: Saved(how.decision) for v, how in zip(places, made, strict=True)}
 
 
 def padded(program: ClosedJaxpr, num_outs: int, avals: Sequence[Any], start: int) -> ClosedJaxpr:

@@ -18,8 +18,9 @@ from jax.core import ShapedArray
 from jax.interpreters import batching, mlir
 
 from funcgrad import _jax
-from funcgrad._jax import Primitive, remat_p
+from funcgrad._jax import ClosedJaxpr, Literal, Primitive, remat_p
 from funcgrad.programs.convolution import with_plain_convolutions
+from funcgrad.programs.cut import price
 from funcgrad.programs.platform import zeros_of
 
 #: The number of this replica, which is 0 but under ``pmap``.
@@ -40,6 +41,20 @@ def compute_again(*operands: Any, **params: Any) -> Sequence[Any]:
     waits = (any(barrier) if isinstance(barrier, tuple) else barrier) and not program.effects and not program.is_high
     outs: Sequence[Any] = (waiting_p if waits else remat_p).bind(*operands, **params)
     return outs
+
+
+def begun_at_once(program: ClosedJaxpr) -> ClosedJaxpr:
+    """``program``, where what is computed again from its inputs, or from what is nothing beside that, does not wait."""
+    ready = {*program.jaxpr.constvars, *program.jaxpr.invars}
+    eqns = []
+    for eqn in program.jaxpr.eqns:
+        if all(type(x) is Literal or x in ready for x in eqn.invars):
+            if eqn.primitive is waiting_p:
+                eqn = eqn.replace(primitive=remat_p)
+            elif price(eqn) is not None:
+                ready.update(eqn.outvars)
+        eqns.append(eqn)
+    return _jax.with_parts(program, eqns=eqns)
 
 
 def batched(axis: Any, operands: Sequence[Any], dims: Sequence[Any], *, jaxpr: Any, **params: Any) -> tuple[Any, Any]:

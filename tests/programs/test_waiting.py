@@ -180,3 +180,10 @@ def test_convolutions_are_brought_into_a_form_that_is_fast_inside_of_a_condition
     assert_same(program(x, w), fg.grad(loss(lambda f: f), (0, 1))(x, w), 1e-5)
     inside, _ = program.as_text().split("\nENTRY")
     assert set(re.findall(r"dim_labels=(\S+?),? ", inside)) == {"b01f_01io->b01f"}
+
+
+@pytest.mark.parametrize(("after", "conditionals"), [(jnp.linalg.inv, 1), (lambda c: 2 * c, 0)], ids=["later", "first"])
+def test_what_the_step_of_a_loop_computes_again_first_does_not_wait(after, conditionals):
+    block = jax.checkpoint(lambda c: jnp.sin(jnp.sin(c)))
+    loss = lambda x: jnp.sum(lax.scan(lambda c, _: (after(block(c)), None), x, None, length=3)[0])  # noqa: E731
+    assert jax.jit(fg.grad(loss)).lower(jnp.eye(3)).as_text().count("stablehlo.case") == conditionals

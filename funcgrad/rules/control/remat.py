@@ -7,18 +7,20 @@ the outputs; the rest of it that the residuals need runs again, right before the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import Jaxpr, Var
+from funcgrad._jax import ClosedJaxpr, Jaxpr, Var
 from funcgrad.engine.split import Activity, split
+from funcgrad.programs.cut import cheapest
 from funcgrad.programs.evaluation import evaluate, inline_jits
 from funcgrad.programs.expose import Saved, expose, round_saved
-from funcgrad.programs.flow import read_outside, slice_program, taking, variables_read
+from funcgrad.programs.flow import read_outside, size, slice_program, taking, variables_read
 from funcgrad.programs.memo import kept, memo
 from funcgrad.programs.waiting import CHECKPOINTS, compute_again
 from funcgrad.rules.control.carrier import Carrier, Halves, present, spread
@@ -55,7 +57,8 @@ class Remat(Carrier):
             barrier = tuple([barrier[i] for i in halves.used_inputs])
             barrier = (False,) * len(program.consts) + barrier + (True,) * (len(operands) - len(inputs))
         changed = {"jaxpr": _jax.opened(program), "prevent_cse": barrier, "differentiated": True}
-        return spread(compute_again(*program.consts, *operands, **{**node.params, **changed}), mask)
+        run = compute_again if halves.again.jaxpr.eqns else _jax.remat_p.bind
+        return spread(run(*program.consts, *operands, **{**node.params, **changed}), mask)
 
     def fetched(self, node: Any) -> tuple[Sequence[Any], list[Any]]:
         """The inputs that are used again, and the saved values, from wherever they were put."""
@@ -87,10 +90,17 @@ class RematHalves(Halves):
         wanted = self.split.residuals(jaxpr.invars, fed.jaxpr.outvars)
 
         def runs_again(eqn: Any) -> bool:
-            return _jax.is_for_debugging(eqn) and (policy is None or _jax.policy_decision(policy, eqn) is None)
+            if not _jax.is_for_debugging(eqn):
+                return False
+            # A policy that saves what is shown, and would save the showing, is content with once.
+            shows_saved = any(type(x) is Var and x in saved for x in eqn.invars)
+            return policy is None or not shows_saved or _jax.policy_decision(policy, eqn) is None
 
         read = variables_read(slice_program(fed, wanted, list(saved), keep=runs_again))
         kept = [v for v in saved if v in read]
+        if policy is not None:
+            kept = closest(slice_program(fed, wanted, kept, keep=runs_again), saved)
+            saved = {**dict.fromkeys(kept, Saved(None)), **saved}
         self.send = [saved[v].send for v in kept]
         self.fetch = [saved[v].fetch for v in kept]
         again = slice_program(fed, wanted, kept, keep=runs_again)
@@ -119,6 +129,27 @@ class RematHalves(Halves):
             return present(pulled)
 
         return _jax.without_dead_code(_jax.trace_to_jaxpr(backward, avals, self.forward.jaxpr.debug_info)), mask
+
+
+def closest(again: ClosedJaxpr, saved: Mapping[Var, Saved]) -> list[Var]:
+    """What to keep in the place of what is saved: as few bytes, from which no loop runs again.
+
+    A policy says what is kept at most. Where that is of no use but to run a loop that makes other values which are no
+    larger, these are kept: the carries of a loop over layers instead of what each layer added to them. ``again``
+    computes what the way back needs from the inputs and what is saved.
+    """
+    inputs = {*again.jaxpr.constvars, *again.jaxpr.invars} - saved.keys()
+    given = [v for v in again.jaxpr.invars if v in saved]
+    of_loops = {v for eqn in again.jaxpr.eqns if eqn.primitive is lax.scan_p for v in eqn.outvars}
+    if again.effects or not given or not of_loops:
+        return given
+
+    def cost(v: Var) -> float:
+        if v in inputs or (v in saved and saved[v].elsewhere):
+            return 0
+        return size(v) if v in saved or v in of_loops else math.inf
+
+    return [v for v in cheapest(again, again.jaxpr.outvars, cost, lambda eqn: 0) if v not in inputs]
 
 
 @memo

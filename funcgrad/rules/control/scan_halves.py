@@ -22,6 +22,7 @@ from funcgrad.programs.in_place import in_place
 from funcgrad.programs.loop import Loop
 from funcgrad.programs.memo import kept, memo
 from funcgrad.programs.turn import turn
+from funcgrad.programs.waiting import begun_at_once
 from funcgrad.rules.control.body import needed, split_at, split_body
 from funcgrad.rules.control.carrier import Halves, carried, present
 from funcgrad.rules.control.lean import lean
@@ -167,7 +168,7 @@ class Backward:
 
         whole = _jax.trace_to_jaxpr(step, [*fixed, *sum_avals, *carry_avals, *stacked, *y_avals], body.debug_info)
         length, reverse, unroll = halves.steps
-        loop = Loop.of(whole, len(fixed), len(consts) + len(carry_cts), length, not reverse, unroll)
+        loop = Loop.of(begun_at_once(whole), len(fixed), len(consts) + len(carry_cts), length, not reverse, unroll)
         sums = [k for k, i in enumerate(consts) if i not in contents]
         loop = turn(loop)
         deferred = defer(loop, sums)

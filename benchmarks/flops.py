@@ -54,11 +54,12 @@ class UnknownLength(Exception):
     """A loop that runs as often as its data say."""
 
 
-def count(text: str) -> float | None:
+def count(text: str, products_only: bool = False) -> float | None:
     """Operations of the program whose optimised HLO is ``text``; None where it has a loop of unknown length.
 
     Two for each term of a contraction, one for each number that other arithmetic makes or a reduction takes in, none
-    for integers. A conditional counts as its longest branch.
+    for integers. A conditional counts as its longest branch. With ``products_only`` contractions and convolutions count
+    alone: of other arithmetic XLA's fusions repeat more or less, as they happen to fall.
     """
     computations, entry = parse(text)
     known: dict[str, float] = {}
@@ -66,7 +67,7 @@ def count(text: str) -> float | None:
     def cost(name: str) -> float:
         if name not in known:
             body = computations[name]
-            known[name] = sum(operations(instruction, body, cost) for instruction in body.values())
+            known[name] = sum(operations(instruction, body, cost, products_only) for instruction in body.values())
         return known[name]
 
     try:
@@ -75,7 +76,7 @@ def count(text: str) -> float | None:
         return None
 
 
-def operations(x: Instruction, body: Computation, cost: Callable[[str], float]) -> float:
+def operations(x: Instruction, body: Computation, cost: Callable[[str], float], products_only: bool) -> float:
     if x.opcode == "while":
         turns = re.search(r'"known_trip_count":{"n":"(\d+)"}', x.attributes)
         if not turns:
@@ -87,12 +88,6 @@ def operations(x: Instruction, body: Computation, cost: Callable[[str], float]) 
         return sum(map(cost, x.called("calls", "to_apply")))
     if not x.floating:
         return 0
-    if x.opcode in ARITHMETIC:
-        return math.prod(x.shape)
-    if x.opcode in ("reduce", "reduce-window", "select-and-scatter"):
-        return math.prod(body[x.operands[0]].shape)
-    if x.opcode == "scatter":
-        return math.prod(body[x.operands[-1]].shape)
     contracted = x.contracted()
     if contracted is not None:
         left = body[x.operands[0]].shape
@@ -102,7 +97,13 @@ def operations(x: Instruction, body: Computation, cost: Callable[[str], float]) 
         outputs = re.search(r"dim_labels=\w+_(\w+)->", x.attributes)
         assert outputs
         return 2 * math.prod(x.shape) * math.prod(kernel) / kernel[outputs[1].index("o")]
-    return 0
+    if products_only:
+        return 0
+    if x.opcode in ARITHMETIC:
+        return math.prod(x.shape)
+    if x.opcode in ("reduce", "reduce-window", "select-and-scatter"):
+        return math.prod(body[x.operands[0]].shape)
+    return math.prod(body[x.operands[-1]].shape) if x.opcode == "scatter" else 0
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:

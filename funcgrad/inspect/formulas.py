@@ -134,7 +134,10 @@ OPERATORS: dict[str, type[ast.operator] | type[ast.cmpop]] = {
 }  # fmt: skip
 SHORT = {"select": "where", "reduce_sum": "sum", "broadcast_in_dim": "broadcast", "convert_element_type": "convert"}
 #: Functions that only say what type a constant or a value is to have, by the argument that counts.
-CASTS = {"const": 1, "factor_of": 1, "full_like": 1, "convert": 0, "instantiated": 0, "zeros": None, "zeros_like": None}
+CASTS = {
+    "const": 1, "factor_of": 1, "full_like": 1, "convert": 0, "instantiated": 0, "zeros": None, "zeros_like": None,
+    "zeros_for": None,
+}  # fmt: skip
 #: Parameters that do not change what is computed.
 SETTINGS = {
     "accuracy", "precision", "preferred_element_type", "out_dtype", "sharding", "out_sharding", "dimensions",

@@ -80,8 +80,20 @@ real_pairs: dict[str, tuple[Callable, Callable[[float, float], float]]] = {
 }
 
 
+targets: dict[str, Callable] = {
+    "flat": lambda shape: (math.prod(shape),),
+    "to a row": lambda shape: (1, math.prod(shape)),
+    "to a column": lambda shape: (math.prod(shape), 1),
+    "with one more": lambda shape: (*shape, 1),
+    "reversed": lambda shape: shape[::-1],
+}
+
+
 class Maker:
     """Draws the steps of a program."""
+
+    #: The transformations that programs of one kind have not.
+    left_out: tuple[str, ...] = ()
 
     def __init__(self, draw: Callable, program: Program, depth: int):
         self.draw, self.program, self.depth = draw, program, depth
@@ -119,9 +131,14 @@ class Maker:
             ]  # fmt: skip
             makers += [] if self.program.is_complex else [self.sort, self.rank]
             makers += [self.factorize] if self.program.dtype in (np.float32, np.float64) else []
+        makers += self.own(rank) * 3
         if self.depth:
             makers += [self.nested, *([self.mapped, self.scanned] if rank else [])] * 2
         return self.choice(makers)()
+
+    def own(self, rank: int) -> list[Callable[[], Step]]:
+        """What programs of one kind have besides."""
+        return []
 
     # Operations.
 
@@ -140,7 +157,7 @@ class Maker:
         stretched = [d for d in range(len(shape)) if name not in ("where", "clamp") and self.boolean()]
 
         def broadcasting(x, y):
-            y = fitted(y, shape)
+            y = fitted(y, x.shape)
             for d in stretched:
                 y = lax.slice_in_dim(y, 0, 1, axis=d)
             return function(x, y)
@@ -149,18 +166,20 @@ class Maker:
 
     def reshape(self) -> Step:
         i, shape, bound = self.operand()
-        size = math.prod(shape)
-        target = self.choice([(size,), (1, size), (size, 1), (*shape, 1), *([shape[::-1]] if shape else [])])
+        name = self.choice(list(targets))
         order = self.choice([None, self.order(len(shape))])
-        return Step(f"reshape {target} {order}", (i,), lambda x: lax.reshape(x, target, order), bound)
+        return Step(f"reshape {name} {order}", (i,), lambda x: lax.reshape(x, targets[name](x.shape), order), bound)
 
     def broadcast(self) -> Step:
         i, shape, bound = self.operand()
         added = self.integer(1, 2)
         at = self.integer(0, len(shape))
         kept = [d for d in range(len(shape) + 1) if d != at]
-        target = (*shape[:at], added, *shape[at:])
-        return Step(f"broadcast {target}", (i,), lambda x: lax.broadcast_in_dim(x, target, kept), bound)
+
+        def function(x):
+            return lax.broadcast_in_dim(x, (*x.shape[:at], added, *x.shape[at:]), kept)
+
+        return Step(f"broadcast {added} at {at}", (i,), function, bound)
 
     def reduce(self) -> Step:
         i, shape, bound = self.operand(1)
@@ -251,7 +270,7 @@ class Maker:
             (f"transpose {order}", lambda x: lax.transpose(x, order)),
             (f"rev {axis}", lambda x: lax.rev(x, [axis])),
             (f"roll {axis}", lambda x: jnp.roll(x, 1, axis)),
-            (f"split {axis}", lambda x: lax.split(x, [1, shape[axis] - 1], axis)[0]),
+            (f"split {axis}", lambda x: lax.split(x, [1, x.shape[axis] - 1], axis)[0]),
             (f"tile {axis}", lambda x: lax.tile(x, [1 + (d == axis) for d in range(len(shape))])),
             (f"stack {axis}", lambda x: jnp.stack([x, -x], axis)),
         ])  # fmt: skip
@@ -273,7 +292,7 @@ class Maker:
         (i, shape, a), (k, _, b) = self.operand(1), self.operand()
         axis = self.axis(shape)
         return Step(
-            f"concatenate {axis}", (i, k), lambda x, y: lax.concatenate([x, fitted(y, shape), x], axis), max(a, b)
+            f"concatenate {axis}", (i, k), lambda x, y: lax.concatenate([x, fitted(y, x.shape), x], axis), max(a, b)
         )
 
     def places(self, n: int, unique: bool = False) -> np.ndarray:
@@ -335,7 +354,7 @@ class Maker:
         keys = self.integer(1, 2)
 
         def function(x, y):
-            x, y = lax.sort((x, fitted(y, shape)), dimension=axis, num_keys=keys)
+            x, y = lax.sort((x, fitted(y, x.shape)), dimension=axis, num_keys=keys)
             return x - y
 
         return Step(f"sort {axis} {keys}", (i, k), function, a + b)
@@ -353,28 +372,30 @@ class Maker:
 
     def factorize(self) -> Step:
         i, shape, bound = self.operand(1)
-        n = shape[-1]
 
         def positive(x):
+            n = x.shape[-1]
             rows = bounded(x).reshape(-1, n)[:3]
             return 2 * jnp.eye(n, dtype=x.dtype) + rows.T @ rows
 
         name, function = self.choice([
             ("cholesky", lambda x: lax.linalg.cholesky(positive(x))),
-            ("solve", lambda x: jnp.linalg.solve(positive(x), x.reshape(-1, n).T)),
-            ("eigvalsh", lambda x: jnp.linalg.eigvalsh(positive(x) + jnp.diag(jnp.arange(n, dtype=x.dtype)))),
+            ("solve", lambda x: jnp.linalg.solve(positive(x), x.reshape(-1, x.shape[-1]).T)),
+            ("eigvalsh", lambda x: jnp.linalg.eigvalsh(positive(x) + jnp.diag(jnp.arange(x.shape[-1], dtype=x.dtype)))),
             ("rfft", lambda x: lax.real(jnp.fft.rfft(x) * (1 + 2j))),
         ])  # fmt: skip
-        return Step(name, (i,), function, n * (bound + 2))
+        return Step(name, (i,), function, shape[-1] * (bound + 2))
 
     # Programs.
 
     def inside(self, inputs: Sequence[tuple[int, ...]]) -> Program:
-        return filled(self.draw, Program(inputs, self.program.dtype), self.integer(1, 3), self.depth - 1)
+        types = None if self.program.types is None else [jax.ShapeDtypeStruct(x, self.program.dtype) for x in inputs]
+        program = Program(inputs, self.program.dtype, types)
+        return filled(self.draw, program, self.integer(1, 3), self.depth - 1, type(self))
 
     def nested(self) -> Step:
         (i, x, _), (k, y, _) = self.operand(), self.operand()
-        name = self.choice(list(wrappers))
+        name = self.choice([name for name in wrappers if name not in self.left_out])
         return Step(name, (i, k), Nested(self.inside([x, y]), wrappers[name]), 1.0)
 
     def mapped(self) -> Step:
@@ -415,15 +436,17 @@ wrappers: dict[str, Callable] = {
 }
 
 
-def filled(draw: Callable, program: Program, count: int, depth: int) -> Program:
+def filled(draw: Callable, program: Program, count: int, depth: int, kind: type[Maker] = Maker) -> Program:
     """``program`` with ``count`` steps, and those that keep its values small."""
-    maker = Maker(draw, program, depth)
+    maker = kind(draw, program, depth)
     for _ in range(count):
         step = maker.step()
         if not program.append(step):
             continue
-        while math.prod(program.shapes[-1]) > LARGE_SIZE:
-            program.append(Step("mean 0", (len(program.shapes) - 1,), lambda x: jnp.mean(x, 0), program.bounds[-1]))
+        smaller = True
+        while smaller and math.prod(program.shapes[-1]) > LARGE_SIZE:
+            mean = Step("mean 0", (len(program.shapes) - 1,), lambda x: jnp.mean(x, 0), program.bounds[-1])
+            smaller = program.append(mean)
         if program.bounds[-1] > LARGE_ENTRY:
             program.append(Step("bounded", (len(program.shapes) - 1,), bounded, 1.0))
     return program

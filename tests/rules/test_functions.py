@@ -408,6 +408,26 @@ def test_a_pair_has_pytrees_and_several_outputs():
     assert p_ct["a"] == 70 and x_ct.tolist() == [20, 20]
 
 
+NONE_IN_A_PAIR = (lambda x, scale: (x * scale, scale), lambda scale, ct: (ct * scale, None))
+NONE_FROM_A_FORMULA = (lambda ct, x, scale: ct * scale, lambda ct, x, scale: None)
+
+
+@pytest.mark.parametrize("rule", [NONE_IN_A_PAIR, NONE_FROM_A_FORMULA], ids=["pair", "formula"])
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_none_is_a_cotangent_of_zero(rule, shape):
+    @jax.jit
+    def scaled(x, scale):
+        return x * scale
+
+    rules = table({scaled: rule})
+    x, scale = jnp.full(shape, 2.0), jnp.full(shape, 3.0)
+    total = lambda x, scale: jnp.sum(scaled(x, scale))  # noqa: E731
+    assert_same(fg.grad(total, (0, 1), rules=rules)(x, scale), (scale, 0 * x))
+    assert_same(fg.grad(lambda x: total(x, x), rules=rules)(x), x)
+    over_rows = lambda x, scale: jnp.sum(jax.vmap(scaled, (0, None))(jnp.stack([x, x]), scale))  # noqa: E731
+    assert_same(fg.grad(over_rows, (0, 1), rules=rules)(x, scale), (2 * scale, 0 * x))
+
+
 def test_a_pair_leaves_static_arguments_out():
     rules = table({powered: (lambda x, scale: (scale * x**3, x), lambda x, ct: (ct * x, None))})
     assert fg.grad(lambda x: powered(x, 2.0, power=3), rules=rules)(5.0) == 5

@@ -209,7 +209,9 @@ class Call:
         return fun
 
     def fit(self, x_ct: Any, i: int) -> Any:
-        """A cotangent of the shape and type of operand ``i``."""
+        """A cotangent of the shape and type of operand ``i``, or None, which is zero."""
+        if x_ct is None:
+            return None
         aval = _jax.ct_type(self.in_avals[i])
         x_ct = x_ct if isinstance(x_ct, jax.Array) else jax.numpy.asarray(x_ct, aval.dtype)
         fitted = summed_to(x_ct, aval.shape)
@@ -230,7 +232,9 @@ def batch(fun: Callable, batching: Any, in_axes: Sequence[Any], out_axes: Sequen
         axis_name=batching.name,
         spmd_axis_name=batching.spmd_name,
     )
-    return lambda *xs: [x.sum(0) if axis is None else x for x, axis in zip(mapped(*xs), out_axes, strict=True)]
+    return lambda *xs: [
+        x.sum(0) if axis is None and x is not None else x for x, axis in zip(mapped(*xs), out_axes, strict=True)
+    ]
 
 
 @_jax.weakref_lru_cache

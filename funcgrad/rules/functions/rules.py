@@ -215,7 +215,7 @@ class Pair(FunctionRule):
         def pull(*xs: Any) -> list[Any]:
             ct, saved = jax.tree.unflatten(out_tree, xs[: len(cts)]), jax.tree.unflatten(residual_tree, xs[len(cts) :])
             pulled = self.by_operand(call, self.bwd(saved, ct))
-            return [call.fit(0 if pulled[i] is None else pulled[i], i) for i in wanted]
+            return [call.fit(pulled[i], i) for i in wanted]
 
         run = call.batched(
             pull, lambda b: [*b.out_axes, *[0] * len(residuals)], lambda b: [b.in_axes[i] for i in wanted]

@@ -122,8 +122,18 @@ lgamma = known(
     lambda x: mp.log(abs(mp.gamma(x))) if abs(x) < 1e3 else mp.loggamma(x).real, mp.digamma, lambda x: mp.psi(1, x)
 )
 digamma = known(mp.digamma, lambda x: mp.psi(1, x), lambda x: mp.psi(2, x))
-i0 = known(lambda x: mp.besseli(0, x), lambda x: mp.besseli(1, x), lambda x: mp.besseli(0, x, 2))
-i1 = known(lambda x: mp.besseli(1, x), lambda x: mp.besseli(1, x, 1), lambda x: mp.besseli(1, x, 2))
+
+
+def bessel(n: int) -> Callable:
+    return lambda x: mp.besseli(n, x)
+
+
+def i1_slope(x: Any) -> Any:
+    return (mp.besseli(0, x) + mp.besseli(2, x)) / 2
+
+
+i0 = known(bessel(0), bessel(1), i1_slope)
+i1 = known(bessel(1), i1_slope, lambda x: (3 * mp.besseli(1, x) + mp.besseli(3, x)) / 4)
 
 
 def absolute(x: Any) -> Series:

@@ -107,7 +107,7 @@ def logistic(ct, kept, *, accuracy):
 
 def tanh(ct, kept, *, accuracy):
     if accuracy is not HIGHEST:
-        return mul(add(ct, mul(ct, kept)), sub(const(kept, 1), kept))
+        return mul(ct, mul(add(kept, const(kept, 1)), sub(const(kept, 1), kept)))
     twice = mul(const(kept, 2), kept)
     return mul(
         ct,

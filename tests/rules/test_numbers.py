@@ -64,6 +64,7 @@ def test_arctan2_of_infinity_is_flat():
     (lax.digamma, 1e25, 1e-25, None),
     (lax.lgamma, 1e20, None, 1e-20),
     (jax.nn.soft_sign, 1e10, 1e-20, -2e-30),
+    (jax.nn.mish, 2e38, 1, None),
 ])  # fmt: skip
 def test_no_power_overflows_or_vanishes_before_the_slope_does(f, x, slope, curvature):
     x = np.float32(x)
@@ -134,8 +135,7 @@ def test_a_batch_of_norms_is_known_as_norms(axis, keepdims):
 
 
 def test_a_batch_of_gradients_of_norms_keeps_one_branch():
-    jaxpr = jax.make_jaxpr(jax.vmap(fg.grad(jnp.linalg.norm)))(np.float32(X)).jaxpr
-    assert [eqn.primitive for eqn in jaxpr.eqns if eqn.primitive is lax.cond_p]
+    assert " cond[" in str(jax.make_jaxpr(jax.vmap(fg.grad(jnp.linalg.norm)))(np.float32(X)))
     mixed = np.float32([[3, 4], [3e25, 4e25], [3e-30, 4e-30]])
     np.testing.assert_allclose(both(jax.vmap(fg.grad(jnp.linalg.norm)), mixed), [[0.6, 0.8]] * 3, rtol=1e-5)
 

@@ -37,8 +37,17 @@ def laid_out(ct: Any, aval: Any) -> Any:
 def resharded(x: Any, sharding: Any) -> Any:
     if sharding is None or AxisType.Explicit not in sharding.mesh.axis_types or typeof(x).sharding == sharding:
         return x
+    return reshard(x, sharding)
+
+
+def reshard(x: Any, sharding: Any, concrete_mesh: Any = None) -> Any:
     with use_abstract_mesh(sharding.mesh):
-        return reshard_p.bind(x, dst_sharding=sharding, concrete_mesh=None)
+        here, there = typeof(x).sharding, sharding.spec.unreduced
+        if here.spec.unreduced - there and there - here.spec.unreduced:
+            # XLA's partitioner dies of a sum over some devices that becomes one over others.
+            done = here.update(spec=here.spec.update(unreduced=here.spec.unreduced & there))
+            x = reshard_p.bind(x, dst_sharding=done, concrete_mesh=concrete_mesh)
+        return reshard_p.bind(x, dst_sharding=sharding, concrete_mesh=concrete_mesh)
 
 
 def factor_of(ct: Any, constant: Any) -> Any:

@@ -28,9 +28,7 @@ def put_back(cts, avals, *, devices, srcs, copy_semantics):
 
 def reshard(ct, x_aval, *, concrete_mesh):
     """ct in the sharding of x's cotangents."""
-    sharding = x_aval.to_ct_aval().sharding
-    with _jax.use_abstract_mesh(sharding.mesh):
-        return _jax.reshard_p.bind(ct, dst_sharding=sharding, concrete_mesh=concrete_mesh)
+    return _jax.reshard(ct, x_aval.to_ct_aval().sharding, concrete_mesh)
 
 
 def representation(ct, x_aval):

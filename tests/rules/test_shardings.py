@@ -179,3 +179,15 @@ def test_error_functions_of_what_is_reduced():
     assert jax.typeof(grads[0][0]).sharding.spec.unreduced == {"x"}
     for cts in grads:
         assert_same([reshard(ct, P()) for ct in cts], [reshard(ct, P()) for ct in expected], 1e-5)
+
+
+def test_a_sum_over_some_devices_becomes_one_over_others():
+    """XLA aborts on such a program of ``jax.grad``, so the derivative is compared with that of what is whole."""
+
+    def f(w):
+        return jnp.sum(reshard(jnp.sin(reshard(w, P("y", None, reduced={"x"}))), WHOLE) ** 2)
+
+    w = laid_out((SQUARE, P("x", None, reduced={"y"})))
+    ct = jax.jit(fg.grad(f))(w)
+    assert jax.typeof(ct).sharding.spec == P("x", None, unreduced={"y"})
+    np.testing.assert_allclose(reshard(ct, P()), np.sin(2 * SQUARE), 1e-5)

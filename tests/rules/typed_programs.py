@@ -32,7 +32,14 @@ class ShardedMaker(Maker):
     def layout(self) -> Step:
         i, shape, bound = self.operand(1)
         spec = spec_of(self.draw, shape)
-        return Step(f"reshard {spec}", (i,), lambda x: reshard(x, spec), bound)
+
+        def function(x):
+            reduced = jax.typeof(x).sharding.spec.reduced
+            if reduced - spec.reduced and spec.reduced - reduced:  # XLA aborts on the gradient that JAX has of it.
+                x = reshard(x, P(*[None] * x.ndim))
+            return reshard(x, spec)
+
+        return Step(f"reshard {spec}", (i,), function, bound)
 
     def product(self) -> Step:
         """A contraction whose sum over devices is put off."""

@@ -76,7 +76,7 @@ def gradient(grad, program: Program):
     return grad(weighted(program), tuple(range(program.count)))
 
 
-@count(0.6, 140)
+@count(0.55, 140)
 @given(programs([np.float64, np.complex128]), seeds)
 def test_gradient_is_that_of_jax_and_the_slope(program, seed):
     at = point(program, seed)
@@ -101,7 +101,7 @@ def test_gradient_is_that_of_jax_and_the_slope(program, seed):
     assert abs(along - slopes[0]) <= 2 * tolerance
 
 
-@count(0.1, 20)
+@count(0.08, 20)
 @given(programs([np.float64, np.complex128], steps=5), seeds)
 def test_gradient_of_a_gradient_is_that_of_jax(program, seed):
     at, towards = point(program, seed), point(program, seed + 1)
@@ -117,7 +117,7 @@ def test_gradient_of_a_gradient_is_that_of_jax(program, seed):
     assert difference(mine, theirs) <= 1e-9 * (1 + largest(theirs))
 
 
-@count(0.1, 20)
+@count(0.08, 20)
 @given(programs([np.float64, np.float32]), seeds)
 def test_gradient_taken_eagerly_is_the_compiled_one(program, seed):
     at = [x.astype(program.dtype) for x in point(program, seed)]

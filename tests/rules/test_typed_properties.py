@@ -55,7 +55,7 @@ def mesh():
         yield
 
 
-@count(0.1, 15)
+@count(0.03, 15)
 @given(sharded_programs(), seeds)
 def test_gradient_of_sharded_values_is_that_of_jax_in_value_and_type(mesh, program, seed):
     at = values(program.shapes[: program.count], seed)
@@ -88,7 +88,7 @@ def test_gradient_of_sharded_values_is_that_of_jax_in_value_and_type(mesh, progr
         assert difference(mine[0], theirs[0]) <= 1e-10 * (1 + largest(theirs[0]))
 
 
-@count(0.1, 15)
+@count(0.03, 15)
 @given(open_programs(), seeds)
 def test_gradient_exported_for_all_sizes_is_that_of_each(program, seed):
     loss = told_apart(program)
@@ -114,7 +114,7 @@ def test_gradient_exported_for_all_sizes_is_that_of_each(program, seed):
         assert difference(compiled(exported.call)(*at), expected) <= 1e-10 * (1 + largest(expected))
 
 
-@count(0.1, 15)
+@count(0.03, 15)
 @given(ruled_programs(), seeds)
 def test_functions_with_rules_are_as_by_custom_vjp(program, seed):
     at = values(program.shapes[: program.count], seed)

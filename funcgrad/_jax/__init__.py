@@ -37,7 +37,7 @@ from funcgrad._jax.names import batch_program, fun_sourceinfo, physical_aval
 from funcgrad._jax.names import Jaxpr, Literal, manual_names, new_jaxpr_eqn, no_effects, NotNeeded, one_like, preduced
 from funcgrad._jax.names import Primitive, program_effects, pvary, raise_no_nan_in_deoptimized, reduced_vary_cast
 from funcgrad._jax.names import piecewise, replicated_spec, set_current_trace, standard_basis, std, take_current_trace
-from funcgrad._jax.names import ArrayImpl, logaddexp, pinv, TypedNdArray
+from funcgrad._jax.names import ArrayImpl, logaddexp, logaddexp2, pinv, TypedNdArray
 from funcgrad._jax.names import to_concrete_value, unravel_rows, unreduced_psum, unreduced_psum_scatter, UNSPECIFIED
 from funcgrad._jax.names import user_line, Var, vary_unreduced_cast, weakref_lru_cache, wraps
 from funcgrad._jax.names import accum_grad_in_ref_p, addupdate_p, all_gather_invariant_p, all_gather_reduced_p

@@ -71,7 +71,7 @@ from jax._src.interpreters.batching import _batch_jaxpr2 as batch_program
 from jax._src.interpreters.partial_eval import trace_to_jaxpr as trace_to_program
 from jax._src.numpy.lax_numpy import _piecewise as piecewise
 from jax._src.numpy.linalg import _pinv as pinv
-from jax._src.lax.other import logaddexp
+from jax._src.lax.other import logaddexp, logaddexp2
 from jax._src.numpy.reductions import _std as std
 
 # References.

@@ -577,3 +577,16 @@ def test_a_table_has_functions_among_its_keys():
     assert repr(one) == f"RuleTable({len(fg.rules.default) - functions} primitives, {functions + 1} functions)"
     assert RuleTable(dict(one), one.fallback) == one and hash(one) == hash(RuleTable(dict(one)))
     assert one.override({norm: lambda ct: ct})[jnp.clip] is one[jnp.clip]
+
+
+@jax.jit
+def product(x, y):
+    return x * y
+
+
+@pytest.mark.parametrize("rule", [
+    [lambda ct, x, y: ct * y.reshape(x.shape), lambda ct, x: ct * x.sum()],
+    (lambda x, y: (x.sum() * y.reshape(x.shape), (x, y)), lambda saved, ct: (ct * saved[1].sum(), ct * saved[0].sum())),
+], ids=["formulas", "pair"])  # fmt: skip
+def test_a_rule_is_given_arrays_where_the_function_is_given_plain_numbers(rule):
+    assert fg.grad(product, (0, 1), rules=fg.rules.default.override({product: rule}))(2.0, 3.0) == (3, 2)

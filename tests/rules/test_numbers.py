@@ -11,9 +11,10 @@ from jax import lax
 from jax.scipy import special
 
 import funcgrad as fg
-from tests.agreement import as_users_compile
+from tests.agreement import as_users_compile, assert_same
 
 LARGE, SMALL = np.float32(1e25), np.float32(1e-30)
+X = np.array([[0.3, -1.2, 2.1, 0.7], [1.4, 0.2, -0.6, -2.2], [0.9, 1.1, 0.4, -0.1]])
 
 
 @pytest.fixture
@@ -59,7 +60,6 @@ def test_arctan2_of_infinity_is_flat():
     (lambda x: 1e30 * jnp.arctan(x), 1e25, 1e-20, None),
     (lambda x: 1e30 * jnp.reciprocal(x), 1e25, -1e-20, None),
     (lambda x: 1e25 * lax.rsqrt(x), 1e30, -5e-21, None),
-    (jnp.arcsin, 1e-10, 1, 1e-10),
     (jnp.arctanh, 1e-10, 1, 2e-10),
     (lax.digamma, 1e25, 1e-25, None),
     (lax.lgamma, 1e20, None, 1e-20),
@@ -76,6 +76,33 @@ def test_no_power_overflows_or_vanishes_before_the_slope_does(f, x, slope, curva
 
 def test_exp2_has_a_slope_at_the_top_of_its_range():
     assert np.isfinite(both(fg.grad(lambda x: 1.2 * lax.exp2(x)), np.float32(127.9)))
+
+
+@pytest.mark.parametrize("scale", [1, LARGE, SMALL, np.float32(3e38)])
+@pytest.mark.parametrize(("x", "y"), [(1, 1), (-1, 1), (0.25, 1), (1, 1e-4), (0, 1)])
+def test_hypot_has_slopes_and_curvatures_where_its_operands_are_equal_and_where_they_are_not(x, y, scale):
+    at = scale * np.float32(x), scale * np.float32(y)
+    norm = np.hypot(x, y)
+    np.testing.assert_allclose([both(fg.grad(jnp.hypot, i), *at) for i in (0, 1)], [x / norm, y / norm], rtol=1e-5)
+    if scale < 1e38:
+        curvatures = [
+            [both(fg.grad(lambda *at, i=i: scale * fg.grad(jnp.hypot, i)(*at), k), *at) for k in (0, 1)] for i in (0, 1)
+        ]
+        np.testing.assert_allclose(curvatures, np.array([[y * y, -x * y], [-x * y, x * x]]) / norm**3, rtol=1e-5)
+
+
+def test_hypot_has_slopes_at_its_ends_and_takes_all_that_it_takes_in_jax():
+    inf = np.float32(np.inf)
+    diagonal = 0.5**0.5
+    for at, right in (
+        ((inf, 1), (1, 0)), ((1, -inf), (0, -1)), ((-inf, inf), (-diagonal, diagonal)), ((0, 0), (0.5, 0.5)),
+    ):  # fmt: skip
+        np.testing.assert_allclose([both(fg.grad(jnp.hypot, i), *np.float32(at)) for i in (0, 1)], right, rtol=1e-6)
+    assert_same(fg.grad(jnp.hypot, (0, 1))(3.0, 4.0), jax.grad(jnp.hypot, (0, 1))(3.0, 4.0), 1e-6)
+    f = lambda x, y: jnp.sum(jnp.cos(jnp.hypot(x, 2 * y)))  # noqa: E731
+    x, y = np.float32(X), jnp.bfloat16(X[:, :1])
+    assert_same(fg.grad(f, (0, 1))(x, y), jax.grad(f, (0, 1))(x, y), 1e-2)
+    assert_same(fg.grad(f)(x, 3), jax.grad(f)(x, 3), 1e-5)
 
 
 # Norms.
@@ -97,7 +124,6 @@ NORMS = {
     "0.5": {"ord": 0.5, "axis": 1},
     "-2": {"ord": -2, "axis": 1},
 }
-X = np.array([[0.3, -1.2, 2.1, 0.7], [1.4, 0.2, -0.6, -2.2], [0.9, 1.1, 0.4, -0.1]])
 
 
 @pytest.mark.parametrize("scale", [1, LARGE, SMALL])

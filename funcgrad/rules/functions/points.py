@@ -1,7 +1,7 @@
 """Functions that JAX writes in pieces, or as a product or quotient, of which no piece has the derivative at some point.
 
 Each has the derivative of the whole: that of ``sinc`` near 0, of ``i0`` and ``ldexp`` at 0, of ``spence`` at 1, of
-``soft_sign`` far out.
+``soft_sign`` far out, of ``hypot`` to second order where its operands are equal.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from funcgrad.rules.control.jit import Chooser
 from funcgrad.rules.control.jit import rules as jit_rules
 from funcgrad.rules.functions.recognition import Function, call_of, key_of
 from funcgrad.rules.functions.rules import Formulas
-from funcgrad.rules.numbers import const, full_like
+from funcgrad.rules.numbers import const, convert, full_like
 from funcgrad.rules.special import in_single, is_beyond, piecewise, power_series
 
-add, sub, mul, div = lax.add, lax.sub, lax.mul, lax.div
+add, sub, mul, div, neg = lax.add, lax.sub, lax.mul, lax.div, lax.neg
 
 
 def record_inside(tape, primitive, primals, tracers, params, linear):
@@ -68,17 +68,36 @@ SINC = [(-1) ** k * 2 * k / math.factorial(2 * k + 1) for k in range(1, 13)]
 SPENCE = [(-1) ** (k + 1) / (k + 1) for k in range(20)]
 
 
+@jax.custom_jvp
+def sin_pi(x):
+    """sin πx for x from -1/2 to 1/2"""
+    return lax.sin(mul(x, const(x, math.pi)))
+
+
+@jax.custom_jvp
+def cos_pi(x):
+    """cos πx for x from -1/2 to 1/2, from what is left to a quarter turn: near its zeros that is exact."""
+    return lax.sin(mul(sub(const(x, 0.5), lax.abs(x)), const(x, math.pi)))
+
+
+sin_pi.defjvps(lambda t, out, x: mul(t, mul(const(x, math.pi), cos_pi(x))))
+cos_pi.defjvps(lambda t, out, x: mul(t, mul(const(x, -math.pi), sin_pi(x))))
+
+
 @in_single
 def sinc_slope(x):
-    """(cos πx - sinc x) / x, whose terms cancel near 0; of large x the whole turns are taken off first."""
+    """(cos πx - sinc x) / x, whose terms cancel near 0; of large x the half turns are taken off first."""
 
     def near(x):
         t = mul(x, const(x, math.pi))
         return mul(const(x, math.pi), mul(t, power_series(lax.square(t), SINC)))
 
     def far(x):
-        turn = mul(sub(x, mul(const(x, 2), lax.round(mul(x, const(x, 0.5))))), const(x, math.pi))
-        return div(sub(lax.cos(turn), div(lax.sin(turn), mul(x, const(x, math.pi)))), x)
+        halves = lax.round(x)
+        odd = lax.ne(mul(lax.round(mul(halves, const(x, 0.5))), const(x, 2)), halves)
+        rest = sub(x, halves)
+        value = div(sub(cos_pi(rest), div(sin_pi(rest), mul(x, const(x, math.pi)))), x)
+        return lax.select(odd, neg(value), value)
 
     return piecewise(is_beyond(x, 0.5), far, near, [1], x)
 
@@ -103,6 +122,35 @@ def soft_sign_slope(x):
     return lax.square(div(full_like(x, 1), add(const(x, 1), lax.abs(x))))
 
 
+@jax.custom_jvp
+def share(x, y):
+    """x / √(x² + y²), and where both are 0 what JAX gives, a half"""
+    largest, one = lax.max(lax.abs(x), lax.abs(y)), full_like(x, 1)
+    none, infinite = lax.eq(largest, const(x, 0)), lax.eq(largest, const(x, np.inf))
+    scale = lax.select(none, one, largest)
+
+    def scaled(x):
+        of_infinite = lax.select(lax.eq(lax.abs(x), largest), lax.sign(x), full_like(x, 0))
+        return lax.select(infinite, of_infinite, div(x, scale))
+
+    a, b = scaled(x), scaled(y)
+    value = div(a, lax.sqrt(add(lax.square(a), lax.square(b))))
+    return lax.select(none, full_like(x, 0.5), value)
+
+
+@share.defjvp
+def share_jvp(primals, tangents):
+    x, y = primals
+    u, v, length = share(x, y), share(y, x), jnp.hypot(x, y)
+    per_length = div(v, lax.select(lax.eq(length, const(x, 0)), full_like(x, 1), length))
+    return u, mul(per_length, sub(mul(v, tangents[0]), mul(u, tangents[1])))
+
+
+def hypot_cotangent(ct, x, y):
+    """ct by the slope in x"""
+    return mul(ct, in_single(share)(convert(x, ct), convert(y, ct)))
+
+
 def spence_series(x):
     return power_series(sub(x, const(x, 1)), SPENCE)
 
@@ -118,6 +166,7 @@ def is_spence(program: Any) -> bool:
 
 
 rules = {
+    key_of(jnp.hypot): Known(jnp.hypot, hypot_cotangent, lambda ct, y, x: hypot_cotangent(ct, y, x)),
     key_of(jnp.sinc): Known(jnp.sinc, slope(sinc_slope)),
     key_of(jnp.i0): Known(jnp.i0, slope(i0_slope)),
     key_of(jnp.ldexp): Known(jnp.ldexp, lambda ct, y: jnp.ldexp(ct, y), None),

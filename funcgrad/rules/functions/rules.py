@@ -19,7 +19,7 @@ from funcgrad.rules.control.jit import Inside
 from funcgrad.rules.equality import value_of
 from funcgrad.rules.functions.recognition import Call, Function, Parameter, call_of, key_of
 from funcgrad.rules.rule import Formula, Rule, as_rule
-from funcgrad.rules.signature import Signature, describe
+from funcgrad.rules.signature import Signature, describe, shaped
 
 
 class FunctionRule(Rule):
@@ -34,6 +34,7 @@ class FunctionRule(Rule):
         call = call_of(params["jaxpr"], self.function)
         active = tuple([t is not None for t in tracers])
         call.check(active)
+        primals = [shaped(x) for x in primals]
         with set_current_trace(tape.parent):
             outs, residuals, static = self.forward(call, active, primals, lambda: primitive.bind(*primals, **params))
         return tape.emit(self, primitive, params, (call, active, static), tuple(residuals), tracers, outs)

@@ -97,6 +97,7 @@ whole = {
 }
 with_own_jvp = {
     _jax.logaddexp: Formula(of_two(slopes.logaddexp_x, slopes.logaddexp_y), {}, broadcasts=True),
+    _jax.logaddexp2: Formula(of_two(slopes.logaddexp2_x, slopes.logaddexp2_y), {}, broadcasts=True),
     jax.scipy.special.log_ndtr: Formula(of_one(special.log_ndtr), {}, broadcasts=False),
     jax.scipy.special.logit: Formula(of_one(special.logit), {}, broadcasts=False),
 }

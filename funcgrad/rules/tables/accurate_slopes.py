@@ -125,12 +125,21 @@ def of_difference(f):
     return g
 
 
-logaddexp_third = widened(of_difference(logistic_curvature))
-logaddexp_third_y = widened(of_difference(lambda d: -logistic_curvature(d)))
-logaddexp_curvature = tied(of_difference(logistic_slope), logaddexp_third, logaddexp_third_y)
-logaddexp_mixed = tied(of_difference(lambda d: -logistic_slope(d)), logaddexp_third_y, logaddexp_third)
-logaddexp_x = tied(of_difference(logistic_value), logaddexp_curvature, logaddexp_mixed)
-logaddexp_y = tied(of_difference(lambda d: logistic_value(-d)), logaddexp_mixed, logaddexp_curvature)
+def sum_of_powers(times=1):
+    """The slopes in x and y of log(b^x + b^y) / log b, for log b = ``times``."""
+
+    def of(f, power):
+        return of_difference(lambda d: (f(d) if times == 1 else f(d * times)) * times**power)
+
+    third, third_y = widened(of(logistic_curvature, 2)), widened(of(lambda d: -logistic_curvature(d), 2))
+    curvature = tied(of(logistic_slope, 1), third, third_y)
+    mixed = tied(of(lambda d: -logistic_slope(d), 1), third_y, third)
+    slope_x = tied(of(logistic_value, 0), curvature, mixed)
+    return slope_x, tied(of(lambda d: logistic_value(-d), 0), mixed, curvature)
+
+
+logaddexp_x, logaddexp_y = sum_of_powers()
+logaddexp2_x, logaddexp2_y = sum_of_powers(LN2)
 
 # Exponentials.
 

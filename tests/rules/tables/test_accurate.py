@@ -29,8 +29,8 @@ def of_sum(f, rules=ACCURATE):
 LEAN = [
     "lax.exp2", "lax.expm1", "lax.logistic", "lax.tanh", "lax.tan", "lax.asin", "lax.acos", "lax.atan", "lax.sinh",
     "lax.asinh", "lax.acosh", "lax.atanh", "lax.rsqrt", "lax.cbrt", "lax.integer_pow(x, -7)", "lax.pow(x, -100.5)",
-    "lax.atan2(1.5, x)", "lax.erf", "jnp.logaddexp(x, 0.75)", "nn.softplus", "nn.silu", "nn.gelu",
-    "nn.selu", "special.logit", "special.ndtr",
+    "lax.atan2(1.5, x)", "lax.erf", "jnp.logaddexp(x, 0.75)", "jnp.logaddexp2(x, 0)", "nn.softplus", "nn.silu",
+    "nn.gelu", "nn.selu", "special.logit", "special.ndtr",
 ]  # fmt: skip
 
 

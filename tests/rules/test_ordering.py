@@ -72,3 +72,10 @@ def test_approximate_top_k_agrees_with_jax(select, dimension):
 
 def test_indices_have_no_cotangent():
     assert_agrees(lambda x: x[jnp.argsort(x)] * x[lax.top_k(x, 5)[1]], draw(5))
+
+
+def test_a_batch_is_clamped_between_limits_that_are_differentiated_and_no_batch():
+    """JAX raises here."""
+    x = jnp.array([0.2, 1.0, 3.0])
+    f = lambda low, high: jnp.sum(jnp.arange(1.0, 4) * jax.vmap(lambda x: lax.clamp(low, x, high))(x))  # noqa: E731
+    assert fg.grad(f, (0, 1))(0.5, 2.0) == jax.jit(fg.grad(f, (0, 1)))(0.5, 2.0) == (1, 3)

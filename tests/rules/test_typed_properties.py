@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import funcgrad as fg
 from tests.rules.against_jax import draw
-from tests.rules.test_properties import compiled, count, difference, double, gradient, largest, seeds  # noqa: F401
+from tests.rules.test_properties import compiled, count, difference, double, gradient, largest, seeds, where_xla_can  # noqa: F401
 from tests.rules.typed_programs import open_programs, ruled_programs, sharded_programs, sized
 
 
@@ -57,6 +57,7 @@ def mesh():
 
 @count(0.03, 15)
 @given(sharded_programs(), seeds)
+@where_xla_can()
 def test_gradient_of_sharded_values_is_that_of_jax_in_value_and_type(mesh, program, seed):
     at = values(program.shapes[: program.count], seed)
     laid_out = [reshard(x, kind.sharding.spec) for x, kind in zip(at, program.types, strict=False)]
@@ -90,6 +91,7 @@ def test_gradient_of_sharded_values_is_that_of_jax_in_value_and_type(mesh, progr
 
 @count(0.03, 15)
 @given(open_programs(), seeds)
+@where_xla_can()
 def test_gradient_exported_for_all_sizes_is_that_of_each(program, seed):
     loss = told_apart(program)
     types = program.types[: program.count]
@@ -116,6 +118,7 @@ def test_gradient_exported_for_all_sizes_is_that_of_each(program, seed):
 
 @count(0.03, 15)
 @given(ruled_programs(), seeds)
+@where_xla_can()
 def test_functions_with_rules_are_as_by_custom_vjp(program, seed):
     at = values(program.shapes[: program.count], seed)
     rules = fg.rules.default.override(program.rules())

@@ -1,4 +1,4 @@
-"""Sorting and ranking beside JAX's."""
+"""Sorting, ranking and clamping beside JAX's."""
 
 from __future__ import annotations
 

@@ -89,18 +89,18 @@ def logistic_value(d):
 
 def logistic_slope(d, times=1):
     e = exp(-absolute(d))
-    return e * times / (e + 1).square()
+    return exp(-absolute(d), times) / (e + 1).square()
 
 
 def logistic_curvature(d, times=1):
     e, e_1 = exp(-absolute(d)), expm1(-absolute(d))
     # (e / (e + 1)^2) ((1 - e) / (1 + e)): of the first factor, no more than the last one may be small.
-    return (e * times / (e + 1).square()) * (e_1 / (e + 1)) * sign(d.high)
+    return (exp(-absolute(d), times) / (e + 1).square()) * (e_1 / (e + 1)) * sign(d.high)
 
 
 def logistic_third(d, times=1):
     e = exp(-absolute(d))
-    return e * times * ((e - 4) * e + 1) / (e + 1).square().square()
+    return exp(-absolute(d), times) * ((e - 4) * e + 1) / (e + 1).square().square()
 
 
 logistic = successive(

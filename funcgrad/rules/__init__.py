@@ -24,7 +24,7 @@ from funcgrad.rules import (
 from funcgrad.rules.control import calls, cond, custom, foreign, jit, refs, remat, scan, shard_map, while_loop
 from funcgrad.rules.control.scan import Scan
 from funcgrad.rules.control.while_loop import While
-from funcgrad.rules.functions import bessel, norms, pinv, points
+from funcgrad.rules.functions import bessel, norms, pinv, points, with_own_jvp
 from funcgrad.rules.rule import Formula, Joint, Rule, Wrapped, broadcasting, formula, joint, no_derivative
 from funcgrad.rules.table import RuleTable
 from funcgrad.rules.tables import accurate as accurately
@@ -89,6 +89,7 @@ families = (
     points,
     bessel,
     pinv,
+    with_own_jvp,
 )
 
 #: Every rule the library has.

@@ -105,6 +105,22 @@ def test_hypot_has_slopes_at_its_ends_and_takes_all_that_it_takes_in_jax():
     assert_same(fg.grad(f)(x, 3), jax.grad(f)(x, 3), 1e-5)
 
 
+@pytest.mark.parametrize("f", [jnp.logaddexp, jnp.logaddexp2])
+def test_sums_of_exponentials_have_shares_where_they_are_infinite(f):
+    inf = np.float32(np.inf)
+    at = np.float32([[inf, 1], [1, inf], [inf, inf], [-inf, -inf], [-inf, 1], [inf, -inf]]).T
+    right = [1, 0, 0.5, 0.5, 0, 1]
+    assert_same(both(jax.vmap(fg.grad(f)), *at), np.float32(right))
+    assert_same(both(jax.vmap(fg.grad(f, 1)), *at), 1 - np.float32(right))
+    assert_same(both(jax.vmap(fg.hessian(lambda p: f(*p))), at.T)[:2], np.zeros((2, 2, 2), np.float32))
+    shapes = lambda x, y: jnp.sum(jnp.cos(f(x, f(2.0, jax.vmap(f, (0, None))(x[:, 0], y)))))  # noqa: E731
+    x, y = np.float32(X[:, :3]), np.float32(0.3)
+    assert_same(fg.grad(shapes, (0, 1))(x, y), jax.grad(shapes, (0, 1))(x, y), 1e-5)
+    of_complex = lambda z: jnp.sum(jnp.abs(jnp.logaddexp(z, 1j * z)))  # noqa: E731
+    z = np.complex64([0.3 + 1j, -2j])
+    assert_same(fg.grad(of_complex)(z), jax.grad(of_complex)(z), 1e-5)
+
+
 # Norms.
 
 NORMS = {

@@ -16,12 +16,13 @@ from jax import lax, nn
 from funcgrad import _jax
 from funcgrad.rules import elementwise
 from funcgrad.rules import special as special_family
+from funcgrad.rules.functions.with_own_jvp import KnownFunctions
 from funcgrad.rules.numbers import full_like, is_complex
 from funcgrad.rules.rule import Formula, Rule
 from funcgrad.rules.signature import shaped
 from funcgrad.rules.tables import accurate_slopes as slopes
 from funcgrad.rules.tables import accurate_special as special
-from funcgrad.rules.tables.accurate_functions import KnownFunctions, last_operations
+from funcgrad.rules.tables.accurate_functions import last_operations
 
 mul = lax.mul
 default: dict[Any, Rule] = {**elementwise.rules, **special_family.rules}

@@ -1,7 +1,6 @@
-"""Functions that no key stands for, recognised in another way, since their derivative is lost in that of their parts.
+"""Functions of which nothing is left but their operations, whose derivative is lost in that of their parts.
 
-A ``custom_jvp`` function that is not jitted is known by its source. Of a function that is neither, nothing is left but
-its operations: at the last of them the tape is asked how its operands were made.
+At the last of them the tape is asked how its operands were made.
 """
 
 from __future__ import annotations
@@ -12,60 +11,16 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import set_current_trace
-from funcgrad.programs.evaluation import evaluate
-from funcgrad.rules.control.custom import CustomJvp
+from funcgrad.rules.functions.with_own_jvp import emit
 from funcgrad.rules.numbers import full_like, is_complex
 from funcgrad.rules.rule import Formula, Rule
-from funcgrad.rules.signature import shape_of, shaped
+from funcgrad.rules.signature import shaped
 from funcgrad.rules.tables import accurate_special as special
-
-
-def emit(rule: Formula, tape: Any, primitive: Any, primals: Sequence[Any], tracers: Sequence[Any], out: Any) -> Any:
-    """A node of ``rule`` for a value that is computed already."""
-    active = tuple([t is not None for t in tracers])
-    plan = rule.plans.get(active) or rule.plan(active)
-    assert plan is not None
-    residuals = tuple([save(tape, primitive, primals, out, {}) for save in plan.savers])
-    return tape.emit(rule, primitive, {}, plan, residuals, tracers, out)
-
-
-class KnownFunctions(CustomJvp):
-    """``custom_jvp`` functions of which some have a rule here, by their source."""
-
-    def __init__(self, rules: Mapping[Any, Formula]):
-        self.rules = {_jax.fun_sourceinfo(function.fun): rule for function, rule in rules.items()}
-
-    def record(self, tape, primitive, primals, tracers, params, linear):
-        rule = self.rules.get(params["subfuns"][0].debug_info.func_src_info)
-        if rule is None or linear or any(is_complex(x) for x in map(shaped, primals)):
-            return super().record(tape, primitive, primals, tracers, params, linear)
-        fun = params["subfuns"][0]
-        with set_current_trace(tape.parent):
-            if sum(shape_of(x) != () for x in primals) > 1:
-                # Batched operands may have their batches in different places, which only the function's own rule knows.
-                program = jax.make_jaxpr(lambda *xs: fun.call_wrapped(*xs))(*primals)
-                if not is_elementwise(program):
-                    return super().record(tape, primitive, primals, tracers, params, linear)
-                outs = evaluate(program, *primals)
-            else:
-                outs = fun.call_wrapped(*primals)
-        return emit(rule, tape, primitive, primals, tracers, outs)
-
-
-def is_elementwise(program: Any) -> bool:
-    """Whether no equation moves an entry."""
-    shape = program.out_avals[0].shape
-    shapes = [v.aval.shape for eqn in program.jaxpr.eqns for v in (*eqn.invars, *eqn.outvars)]
-    moved = any(eqn.primitive in (lax.transpose_p, lax.broadcast_in_dim_p) for eqn in program.jaxpr.eqns)
-    return not moved and all(s in (shape, ()) for s in shapes)
-
 
 # How a value was made: a primitive's name, the number that one operand was, if it matters, and how its active operands
 # were made. X is what all begins with.

@@ -23,7 +23,7 @@ from funcgrad._jax.compat import empty_scan, in_types, inlines_early, jit_inline
 from funcgrad._jax.compat import goes_by_jvp, way_forward
 from funcgrad._jax.compat import log2_p, one_minus_square_p, pbroadcast_dynamic_p, polynomial_p
 from funcgrad._jax.cotangents import PERTURBED, UNWANTED, accumulator, deliver, factor_of, is_symbolic_zero, laid_out
-from funcgrad._jax.cotangents import match, reshard
+from funcgrad._jax.cotangents import is_reduced, is_unreduced, match, reshard
 from funcgrad._jax.dimensions import evaluated, is_at_least
 from funcgrad._jax.equations import behave_like, close, effects_refused_by_remat, effects_to_happen_once
 from funcgrad._jax.equations import is_for_debugging, is_plain, is_ref_effect, opened, policy_decision, rebind, ref_uses

@@ -50,11 +50,20 @@ def reshard(x: Any, sharding: Any, concrete_mesh: Any = None) -> Any:
         return reshard_p.bind(x, dst_sharding=sharding, concrete_mesh=concrete_mesh)
 
 
+def is_reduced(x: Any) -> bool:
+    return bool(typeof(x).sharding.spec.reduced)
+
+
+def is_unreduced(x: Any) -> bool:
+    sharding = typeof(x).sharding
+    return sharding.mesh is not NO_MESH and bool(sharding.spec.unreduced)
+
+
 def factor_of(ct: Any, constant: Any) -> Any:
     """A constant as what is unreduced can be multiplied by it: reduced over the same axes."""
-    sharding = typeof(ct).sharding
-    if sharding.mesh is NO_MESH or not sharding.spec.unreduced:
+    if not is_unreduced(ct):
         return constant
+    sharding = typeof(ct).sharding
     return resharded(constant, sharding.update(spec=PartitionSpec(reduced=sharding.spec.unreduced)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.interpreters.ad import add_jaxvals_p
 
-from funcgrad.rules.numbers import const, full_like, is_complex, nonzero, scaled, together
+from funcgrad.rules.numbers import const, full_like, is_complex, negative, nonzero, scaled, together
 from funcgrad.rules.rule import broadcasting, formula, no_derivative
 
 mul, div, add, sub, neg, square = lax.mul, lax.div, lax.add, lax.sub, lax.neg, lax.square
@@ -37,17 +37,17 @@ def scale(ct, y, x_aval, *, out_dtype):
 
 
 arithmetic = {
-    lax.neg_p: formula(lambda ct: neg(ct)),
+    lax.neg_p: formula(negative),
     lax.add_p: broadcasting(lambda ct: ct, lambda ct: ct),
     add_jaxvals_p: formula(lambda ct: ct, lambda ct: ct),
-    lax.sub_p: broadcasting(lambda ct: ct, lambda ct: neg(ct)),
+    lax.sub_p: broadcasting(lambda ct: ct, negative),
     lax.mul_p: broadcasting(scale, lambda ct, x, y_aval, *, out_dtype: scale(ct, x, y_aval, out_dtype=out_dtype)),
     # -out/y rather than -x/y^2: the square over- and underflows long before the quotient does.
     lax.div_p: broadcasting(lambda ct, y: div(ct, y), lambda ct, out, y: neg(div(mul(ct, out), y))),
     # x - out is a multiple of y but for its last digit. x / y may be rounded up to a number that it does not reach.
     lax.rem_p: broadcasting(
         lambda ct: ct,
-        lambda ct, quotient: neg(mul(ct, quotient)),
+        lambda ct, quotient: negative(mul(ct, quotient)),
         quotient=lambda x, y, out: lax.round(div(sub(x, out), y)),
     ),
 }
@@ -117,7 +117,7 @@ def tanh(ct, kept, *, accuracy):
 
 exponentials = {
     lax.exp_p: formula(lambda ct, out: mul(ct, out)),
-    lax.exp2_p: formula(lambda ct, out: mul(mul(ct, const(out, np.log(2))), out)),
+    lax.exp2_p: formula(lambda ct, out: mul(scaled(ct, np.log(2)), out)),
     lax.expm1_p: formula(expm1, kept=operand_or_out),
     lax.log_p: formula(lambda ct, x: div(ct, x)),
     lax.log1p_p: formula(lambda ct, x: div(ct, add(x, const(x, 1)))),
@@ -174,10 +174,10 @@ def over_root_of_one_and_square(x):
 
 trigonometric = {
     lax.sin_p: formula(lambda ct, x, *, accuracy: mul(ct, lax.cos(x, accuracy=accuracy))),
-    lax.cos_p: formula(lambda ct, x, *, accuracy: neg(mul(ct, lax.sin(x, accuracy=accuracy)))),
+    lax.cos_p: formula(lambda ct, x, *, accuracy: negative(mul(ct, lax.sin(x, accuracy=accuracy)))),
     lax.tan_p: formula(lambda ct, out: mul(ct, add(const(out, 1), square(out)))),
     lax.asin_p: formula(lambda ct, x: mul(ct, lax.rsqrt(one_less_square(x)))),
-    lax.acos_p: formula(lambda ct, x: neg(mul(ct, lax.rsqrt(one_less_square(x))))),
+    lax.acos_p: formula(lambda ct, x: negative(mul(ct, lax.rsqrt(one_less_square(x))))),
     lax.atan_p: formula(lambda ct, x: over_one_and_square(ct, x)),
     lax.atan2_p: by_slopes(
         x_slope=lambda x, y: over_squares(y, x, y),
@@ -227,7 +227,7 @@ choices = {
 
 
 def absolute(ct, slope):
-    return mul(lax.complex(ct, full_like(ct, 0)), slope) if is_complex(slope) else lax.select(slope, ct, neg(ct))
+    return mul(lax.complex(ct, full_like(ct, 0)), slope) if is_complex(slope) else lax.select(slope, ct, negative(ct))
 
 
 def absolute_slope(x, out):

@@ -30,6 +30,11 @@ def scaled(ct: Any, factor: float) -> Any:
     return lax.mul(ct, _jax.factor_of(ct, const(ct, factor)))
 
 
+def negative(ct: Any) -> Any:
+    """-ct. JAX has products of what is unreduced, and no negative."""
+    return scaled(ct, -1) if _jax.is_unreduced(ct) else lax.neg(ct)
+
+
 def is_complex(x: Any) -> bool:
     """Whether ``x``, an array or its type, is complex."""
     return np.dtype(x.dtype).kind == "c"

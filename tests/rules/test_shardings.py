@@ -191,3 +191,18 @@ def test_a_sum_over_some_devices_becomes_one_over_others():
     ct = jax.jit(fg.grad(f))(w)
     assert jax.typeof(ct).sharding.spec == P("x", None, unreduced={"y"})
     np.testing.assert_allclose(reshard(ct, P()), np.sin(2 * SQUARE), 1e-5)
+
+
+@pytest.mark.parametrize("f", [
+    jnp.exp2, jnp.arccos, jnp.cos, jnp.negative, lambda x: 1 - x, lambda x: lax.rem(x, x * x), jnp.linalg.norm,
+    jax.nn.softplus, jax.nn.mish, jnp.abs,
+])  # fmt: skip
+@pytest.mark.parametrize("spec", [P(None, None, reduced={"x"}), P("y", None, reduced={"x"}), P(reduced={"x"})])
+def test_functions_of_what_is_reduced(f, spec):
+    """JAX has no derivative of some."""
+    x = laid_out((SQUARE[:2] / 3 + 0.4 if spec.partitions else np.float32(0.4), spec))
+    loss = lambda x: jnp.sum(reshard(f(x), P())) * 1.5  # noqa: E731
+    ct = jax.jit(fg.grad(loss))(x)
+    assert jax.typeof(ct).sharding.spec.unreduced == {"x"}
+    whole = reshard(x, P())
+    np.testing.assert_allclose(reshard(ct, P()), jax.jit(jax.grad(loss))(whole), 1e-5)

@@ -142,7 +142,7 @@ class NormRule(Rule):
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         norm = norm_of(params["jaxpr"])
-        if norm is None:
+        if norm is None or _jax.is_reduced(primals[0]):
             return Carrier.record(jit_rules[_jax.jit_p], tape, primitive, primals, tracers, params, linear)
         outs = tape.evaluate(primitive, primals, params, linear)
         return tape.emit(self, primitive, params, norm, (*primals, *outs), tracers, outs)

@@ -39,7 +39,7 @@ class KnownFunctions(CustomJvp):
 
     def record(self, tape, primitive, primals, tracers, params, linear):
         rule = self.rules.get(params["subfuns"][0].debug_info.func_src_info)
-        if rule is None or linear or any(is_complex(x) for x in map(shaped, primals)):
+        if rule is None or linear or any(is_complex(x) or _jax.is_reduced(x) for x in map(shaped, primals)):
             return super().record(tape, primitive, primals, tracers, params, linear)
         fun = params["subfuns"][0]
         with set_current_trace(tape.parent):

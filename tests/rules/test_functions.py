@@ -590,3 +590,40 @@ def product(x, y):
 ], ids=["formulas", "pair"])  # fmt: skip
 def test_a_rule_is_given_arrays_where_the_function_is_given_plain_numbers(rule):
     assert fg.grad(product, (0, 1), rules=fg.rules.default.override({product: rule}))(2.0, 3.0) == (3, 2)
+
+
+@jax.jit
+def of_the_second(x, y):
+    return jnp.sin(y)
+
+
+SHARED = {
+    "nothing is batched": lambda x, y: jax.vmap(lambda x: of_the_second(y, y) * x)(x),
+    "nothing is, in two batches": lambda x, y: jax.vmap(jax.vmap(lambda x: of_the_second(y, y)))(jnp.stack([x, x])),
+    "what is batched does not matter": lambda x, y: jax.vmap(lambda x: of_the_second(x, y) * x)(x),
+    "nor does it in the outer batch": lambda x, y: jax.vmap(lambda y: jax.vmap(lambda x: of_the_second(x, y))(x))(
+        x * y
+    ),
+    "a sum of it": lambda x, y: jax.vmap(of_the_second, (0, None), None)(x, y),
+}
+
+
+@pytest.mark.parametrize("f", SHARED.values(), ids=SHARED)
+@pytest.mark.parametrize("rule", [
+    [None, lambda ct, y: ct * jnp.cos(y)],
+    [None, lambda ct, y, x: ct * (jnp.cos(y) + 0 * x)],
+    (lambda x, y: (jnp.sin(y), y), lambda y, ct: (None, ct * jnp.cos(y))),
+], ids=["of y", "of x and y", "pair"])  # fmt: skip
+def test_what_all_of_a_batch_share_is_counted_once(f, rule):
+    x, y = jnp.array([0.1, 0.2, 0.3]), 0.7
+    loss = lambda x, y: jnp.sum(f(x, y))  # noqa: E731
+    expected = jax.grad(loss, (0, 1))(x, y)
+    gradient = fg.grad(loss, (0, 1), rules=fg.rules.default.override({of_the_second: rule}))
+    assert_same(gradient(x, y), expected, 1e-6)
+    assert_same(jax.jit(gradient)(x, y), expected, 1e-6)
+
+
+def test_so_it_is_for_functions_that_the_default_table_knows():
+    x, y = jnp.array([0.1, 0.2, 0.3]), 0.7
+    f = lambda y: jnp.sum(jax.vmap(lambda x: x * jnp.sinc(y) + jnp.i0(y) * jnp.hypot(y, y) + jax.nn.soft_sign(y))(x))  # noqa: E731
+    assert_same(fg.grad(f)(y), jax.grad(f)(y), 1e-5)

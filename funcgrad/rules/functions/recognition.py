@@ -18,7 +18,7 @@ import jax
 
 from funcgrad import _jax
 from funcgrad.rules.equality import Valued
-from funcgrad.rules.numbers import summed_to
+from funcgrad.rules.numbers import summed, summed_to
 from funcgrad.rules.signature import Signature, describe
 
 Parameter = inspect.Parameter
@@ -166,7 +166,8 @@ class Call:
                     f"{{{self.name}: {{primitive: rule}}}}."
                 )
             program, batching = known
-            self.batchings.append(batching)
+            if any(axis is not None for axis in batching.in_axes):
+                self.batchings.append(batching)
         #: The types of a single call.
         self.in_avals, self.out_avals = program.in_avals, program.out_avals
         if any(map(_jax.is_ref, self.in_avals)):
@@ -198,14 +199,26 @@ class Call:
         found = tuple([operands[i] for i in self.places[name]])
         return found[0] if name in self.arrays else found
 
-    def batched(self, fun: Callable, in_axes: Callable, out_axes: Callable) -> Callable:
+    def batched_forward(self, fun: Callable, in_axes: Callable, out_axes: Callable) -> Callable:
         """``fun`` of arrays to a list of arrays, batched as the function was.
 
         ``in_axes`` and ``out_axes`` give, for one batching, the axes of all inputs and outputs. An output whose axis is
-        None is summed: it is the cotangent of an operand that all calls share.
+        None is the same for all calls.
         """
         for batching in reversed(self.batchings):
-            fun = batch(fun, batching, in_axes(batching), out_axes(batching))
+            fun = batch(fun, batching, in_axes(batching), out_axes(batching), lambda x: x[0])
+        return fun
+
+    def batched_backward(self, fun: Callable, in_axes: Callable, out_axes: Callable) -> Callable:
+        """The same on the way back: ``fun`` is of the cotangents of the outputs, and then of other arrays.
+
+        An output whose axis is None is summed: it is the cotangent of an operand that all calls share. Of a result that
+        they share the first one has the cotangent.
+        """
+        for batching in reversed(self.batchings):
+            axes = [0 if axis is None else axis for axis in batching.out_axes]
+            mapped = batch(fun, batching, [*axes, *in_axes(batching)], out_axes(batching), lambda x: summed(x, [0]))
+            fun = given_to_the_first(mapped, batching)
         return fun
 
     def fit(self, x_ct: Any, i: int) -> Any:
@@ -223,7 +236,10 @@ class Call:
         return _jax.match(fitted, aval)
 
 
-def batch(fun: Callable, batching: Any, in_axes: Sequence[Any], out_axes: Sequence[Any]) -> Callable:
+def batch(
+    fun: Callable, batching: Any, in_axes: Sequence[Any], out_axes: Sequence[Any], shared: Callable[[Any], Any]
+) -> Callable:
+    """``fun`` of a batch. What is the same for all of it, whose axis in ``out_axes`` is None, is made by ``shared``."""
     mapped = jax.vmap(
         fun,
         in_axes=tuple(in_axes),
@@ -233,8 +249,24 @@ def batch(fun: Callable, batching: Any, in_axes: Sequence[Any], out_axes: Sequen
         spmd_axis_name=batching.spmd_name,
     )
     return lambda *xs: [
-        x.sum(0) if axis is None and x is not None else x for x, axis in zip(mapped(*xs), out_axes, strict=True)
+        shared(x) if axis is None and x is not None else x for x, axis in zip(mapped(*xs), out_axes, strict=True)
     ]
+
+
+def given_to_the_first(fun: Callable, batching: Any) -> Callable:
+    """``fun`` of cotangents that the first of a batch has, where no axis of it is said for them, and others not."""
+    count = len(batching.out_axes)
+
+    def spread(ct: Any, axis: int | None) -> Any:
+        if axis is not None:
+            return ct
+        rest = jax.numpy.zeros((batching.size - 1, *ct.shape), ct.dtype)
+        return jax.numpy.concatenate([ct[None], rest])
+
+    def given(*xs: Any) -> Any:
+        return fun(*map(spread, xs[:count], batching.out_axes), *xs[count:])
+
+    return given if None in batching.out_axes else fun
 
 
 @_jax.weakref_lru_cache

@@ -114,7 +114,7 @@ class Formulas(FunctionRule):
             signatures = [self.derived[name] for name in names]
             return [s(*[self.take(call, n, given, result) for n in s.names], params={}) for s in signatures]
 
-        run = call.batched(compute, lambda b: [*b.in_axes, b.out_axes[0]], lambda b: [0] * len(names))
+        run = call.batched_forward(compute, lambda b: [*b.in_axes, b.out_axes[0]], lambda b: [0] * len(names))
         return run(*operands, out)
 
     def backward(self, call, active, static, residuals, cts):
@@ -134,10 +134,10 @@ class Formulas(FunctionRule):
             return pulled
 
         def in_axes(b: Any) -> list[Any]:
-            of_out = [b.out_axes[0]]
-            return [*of_out, *(b.in_axes[i] for i in used), *(of_out if with_out else []), *[0] * len(derived)]
+            of_out = [b.out_axes[0]] if with_out else []
+            return [*(b.in_axes[i] for i in used), *of_out, *[0] * len(derived)]
 
-        run = call.batched(pull, in_axes, lambda b: [b.in_axes[i] for i, s in signatures if s is not None])
+        run = call.batched_backward(pull, in_axes, lambda b: [b.in_axes[i] for i, s in signatures if s is not None])
         results = iter(run(cts[0], *residuals))
         return [None if s is None else next(results) for _, s in signatures]
 
@@ -204,9 +204,8 @@ class Pair(FunctionRule):
         if call.batchings:
             saved = len(jax.eval_shape(fwd, *call.in_avals)) - count
         # Residuals are batched in front.
-        results = call.batched(fwd, lambda b: b.in_axes, lambda b: [*(a or 0 for a in b.out_axes), *[0] * saved])(
-            *operands
-        )
+        run_fwd = call.batched_forward(fwd, lambda b: b.in_axes, lambda b: [*b.out_axes, *[0] * saved])
+        results = run_fwd(*operands)
         return results[:count], results[count:], tuple(trees)
 
     def backward(self, call, active, static, residuals, cts):
@@ -218,9 +217,7 @@ class Pair(FunctionRule):
             pulled = self.by_operand(call, self.bwd(saved, ct))
             return [call.fit(pulled[i], i) for i in wanted]
 
-        run = call.batched(
-            pull, lambda b: [*b.out_axes, *[0] * len(residuals)], lambda b: [b.in_axes[i] for i in wanted]
-        )
+        run = call.batched_backward(pull, lambda b: [0] * len(residuals), lambda b: [b.in_axes[i] for i in wanted])
         return run(*cts, *residuals)
 
     def by_operand(self, call: Call, pulled: Any) -> dict[int, Any]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from funcgrad import _jax
 from funcgrad._jax import set_current_trace
 from funcgrad.rules.control.rewriting import Rewrite
 from funcgrad.rules.numbers import const, full_like
@@ -50,7 +51,8 @@ def log_sum_exp(ct, x, out, *, axis, reverse):
         return ct
     n = x.shape[axis]
     infinities = lax.cumsum(lax.convert_element_type(is_infinity(x), x.dtype), axis, reverse)
-    places = lax.convert_element_type(lax.broadcasted_iota(np.int32, x.shape, axis), x.dtype)
+    sharding = _jax.explicit_sharding(_jax.typeof(x))
+    places = lax.convert_element_type(lax.broadcasted_iota(np.int32, x.shape, axis, out_sharding=sharding), x.dtype)
     so_far = lax.sub(full_like(x, n), places) if reverse else lax.add(places, const(x, 1))
     # How many entries up to each are as infinite as their sum is, which have equal shares of it.
     count = lax.select(is_infinity(out), infinities, so_far)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jax import lax
 
+from funcgrad import _jax
 from funcgrad._jax import set_current_trace
 from funcgrad.rules.numbers import counting, zeros_for
 from funcgrad.rules.plan import check_linear
@@ -35,9 +36,10 @@ class Sort(Rule):
     def record(self, tape, primitive, primals, tracers, params, linear):
         check_linear(primitive, primals)
         shape, dimension = primals[0].shape, params["dimension"]
-        dtype = counting(shape[dimension])
+        dtype, sharding = counting(shape[dimension]), _jax.explicit_sharding(_jax.typeof(primals[0]))
         with set_current_trace(tape.parent):
-            *outs, places = lax.sort_p.bind(*primals, lax.broadcasted_iota(dtype, shape, dimension), **params)
+            numbers = lax.broadcasted_iota(dtype, shape, dimension, out_sharding=sharding)
+            *outs, places = lax.sort_p.bind(*primals, numbers, **params)
         active = [t is not None for t in tracers]
         return tape.emit(self, primitive, params, active, (places,), tracers, outs, active=active)
 

@@ -64,6 +64,8 @@ def with_gather(x):
 programs = {
     "a sum of what is sharded and what is not": (lambda w, x: x + w[0], (W, WHOLE), (X[:, :3], ROWS)),
     "a product with a stretched dimension": (lambda x, y: x * y, (X, ROWS), (X[:, :1], P("x", None))),
+    "a sum of exponentials along it": (lambda x: lax.cumlogsumexp(x, 0), (X, COLUMNS)),
+    "the same backwards": (lambda x: lax.cumlogsumexp(x, 0, reverse=True), (X, COLUMNS)),
     "a product by a constant of no mesh": (lambda x: x @ np.ones((4, 3), np.float32), (X, ROWS)),
     "weights that are reduced": (lambda w, x: x @ jnp.sin(w), (W, REDUCED), (X, ROWS)),
     "operations on what is reduced": (
@@ -206,3 +208,12 @@ def test_functions_of_what_is_reduced(f, spec):
     assert jax.typeof(ct).sharding.spec.unreduced == {"x"}
     whole = reshard(x, P())
     np.testing.assert_allclose(reshard(ct, P()), jax.jit(jax.grad(loss))(whole), 1e-5)
+
+
+@pytest.mark.parametrize("f", [lambda x: lax.sort(x, dimension=0), lambda x: jnp.median(x, 0)], ids=["sort", "median"])
+def test_a_sort_that_jax_cannot_differentiate_in_columns_has_the_derivative_it_has_whole(f):
+    x = laid_out((np.cos(40 * X), COLUMNS))
+    loss = lambda x: jnp.sum(reshard(jnp.sin(f(x)), P()))  # noqa: E731
+    ct = jax.jit(fg.grad(loss))(x)
+    assert jax.typeof(ct) == jax.typeof(x)
+    assert_same(reshard(ct, P()), jax.jit(jax.grad(loss))(reshard(x, P())), 1e-6)

@@ -45,7 +45,8 @@ def reshard(x: Any, sharding: Any, concrete_mesh: Any = None) -> Any:
         here, there = typeof(x).sharding, sharding.spec.unreduced
         if here.spec.unreduced - there and there - here.spec.unreduced:
             # XLA's partitioner dies of a sum over some devices that becomes one over others.
-            done = here.update(spec=here.spec.update(unreduced=here.spec.unreduced & there))
+            rest = here.spec.unreduced & there
+            done = here.update(spec=PartitionSpec(*here.spec.partitions, unreduced=rest, reduced=here.spec.reduced))
             x = reshard_p.bind(x, dst_sharding=done, concrete_mesh=concrete_mesh)
         return reshard_p.bind(x, dst_sharding=sharding, concrete_mesh=concrete_mesh)
 

@@ -1,6 +1,6 @@
-"""``custom_jvp`` functions that are not jitted, known by their source, whose own derivative is wrong somewhere.
+"""``custom_jvp`` functions: by their own rules, but for some that are known by their source.
 
-Those of ``logaddexp`` and ``logaddexp2`` are NaN or greater than 1 at infinities.
+The rules of ``logaddexp`` and ``logaddexp2`` give NaN, or more than 1, at infinities.
 """
 
 from __future__ import annotations

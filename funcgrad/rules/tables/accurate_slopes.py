@@ -129,7 +129,7 @@ def sum_of_powers(times=1):
     """The slopes in x and y of log(b^x + b^y) / log b, for log b = ``times``."""
 
     def of(f, power):
-        return of_difference(lambda d: (f(d) if times == 1 else f(d * times)) * times**power)
+        return of_difference(f if times == 1 else lambda d: f(d * times) * times**power)
 
     third, third_y = widened(of(logistic_curvature, 2)), widened(of(lambda d: -logistic_curvature(d), 2))
     curvature = tied(of(logistic_slope, 1), third, third_y)

@@ -6,6 +6,7 @@ Each has the derivative of the whole: that of ``sinc`` near 0, of ``i0`` and ``l
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -146,6 +147,7 @@ def share_jvp(primals, tangents):
     return u, mul(per_length, sub(mul(v, tangents[0]), mul(u, tangents[1])))
 
 
+@functools.partial(jax.jit, inline=True)
 def hypot_cotangent(ct, x, y):
     """ct by the slope in x"""
     return mul(ct, in_single(share)(convert(x, ct), convert(y, ct)))
@@ -166,7 +168,9 @@ def is_spence(program: Any) -> bool:
 
 
 rules = {
-    key_of(jnp.hypot): Known(jnp.hypot, hypot_cotangent, lambda ct, y, x: hypot_cotangent(ct, y, x)),
+    key_of(jnp.hypot): Known(
+        jnp.hypot, lambda ct, x, y: hypot_cotangent(ct, x, y), lambda ct, y, x: hypot_cotangent(ct, y, x)
+    ),
     key_of(jnp.sinc): Known(jnp.sinc, slope(sinc_slope)),
     key_of(jnp.i0): Known(jnp.i0, slope(i0_slope)),
     key_of(jnp.ldexp): Known(jnp.ldexp, lambda ct, y: jnp.ldexp(ct, y), None),

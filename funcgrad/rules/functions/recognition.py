@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax import lax
 
 from funcgrad import _jax
 from funcgrad.rules.equality import Valued
-from funcgrad.rules.numbers import summed, summed_to
+from funcgrad.rules.numbers import const, summed, summed_to
 from funcgrad.rules.signature import Signature, describe
 
 Parameter = inspect.Parameter
@@ -260,8 +261,7 @@ def given_to_the_first(fun: Callable, batching: Any) -> Callable:
     def spread(ct: Any, axis: int | None) -> Any:
         if axis is not None:
             return ct
-        rest = jax.numpy.zeros((batching.size - 1, *ct.shape), ct.dtype)
-        return jax.numpy.concatenate([ct[None], rest])
+        return lax.pad(ct[None], const(ct, 0), [(0, batching.size - 1, 0), *[(0, 0, 0)] * ct.ndim])
 
     def given(*xs: Any) -> Any:
         return fun(*map(spread, xs[:count], batching.out_axes), *xs[count:])

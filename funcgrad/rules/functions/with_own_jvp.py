@@ -68,7 +68,7 @@ def of_sum_of_powers(log: float) -> Formula:
     @in_single
     def slope(x, y):
         difference = lax.select(lax.eq(x, y), full_like(x, 0), lax.sub(x, y))
-        return lax.logistic(lax.mul(difference, const(x, log)))
+        return lax.logistic(difference if log == 1 else lax.mul(difference, const(x, log)))
 
     def times(ct: Any, x: Any, y: Any) -> Any:
         return lax.mul(ct, slope(x, y))

@@ -26,36 +26,36 @@ def where(function: Callable) -> str:
     return name if code is None else f"{name} ({code.co_filename}:{code.co_firstlineno})"
 
 
-def same_number(node: Any, cts: Any, wanted: Sequence[Any], function: Callable, of: str) -> None:
+def same_number(of: Any, cts: Any, wanted: Sequence[Any], function: Callable, operands: str) -> None:
     """Refuse what is not a list of as many cotangents as there are operands."""
     if not isinstance(cts, list | tuple) or len(cts) != len(wanted):
         got = f"{len(cts)}" if isinstance(cts, list | tuple) else f"{cts!r}"
         raise TypeError(
-            f"the rule of '{node.primitive}', {where(function)}, returns a list with a cotangent, or None, for each of "
-            f"its {len(wanted)} {of}; got {got}"
+            f"the rule of '{of}', {where(function)}, returns a list with a cotangent, or None, for each of its "
+            f"{len(wanted)} {operands}; got {got}"
         )
 
 
-def returned(node: Any, aval: Any, function: Callable, operand: str) -> str:
-    return f"the rule of '{node.primitive}', {where(function)}, returned for {operand}, of type {aval.str_short()},"
+def returned(of: Any, aval: Any, function: Callable, operand: str) -> str:
+    return f"the rule of '{of}', {where(function)}, returned for {operand}, of type {aval.str_short()},"
 
 
-def as_cotangent(node: Any, ct: Any, aval: Any, function: Callable, operand: str) -> Any:
-    """``ct`` as the cotangent of an operand of type ``aval``, None where it is zero."""
+def as_cotangent(of: Any, ct: Any, aval: Any, function: Callable, operand: str) -> Any:
+    """``ct`` as the cotangent of an operand of type ``aval``, None where it is zero; ``of`` is what the rule is of."""
     if ct is None or _jax.is_symbolic_zero(ct):
         return None
     expected = _jax.ct_type(aval)
     try:
         got = _jax.typeof(ct)
     except TypeError:
-        raise TypeError(f"{returned(node, aval, function, operand)} what is no array: {ct!r}") from None
+        raise TypeError(f"{returned(of, aval, function, operand)} what is no array: {ct!r}") from None
     if not isinstance(got, type(expected)) or not hasattr(expected, "dtype"):
         return ct
     # An operand without tangents may be given a cotangent of another dtype, to pass it on.
     passes_on = not _jax.is_differentiable_dtype(expected.dtype)
     if got.shape != expected.shape or not (passes_on or _jax.dtype_fits(got, expected)):
         raise ValueError(
-            f"{returned(node, aval, function, operand)} a cotangent of type {got.str_short()}; it must be of type "
+            f"{returned(of, aval, function, operand)} a cotangent of type {got.str_short()}; it must be of type "
             f"{expected.str_short()}"
         )
     return ct if passes_on or got.dtype != expected.dtype else _jax.match(ct, expected)

@@ -62,9 +62,9 @@ class Rule(Valued):
     def check(self, node: Node, cts: Any) -> list[Any]:
         """``cts``, which ``pullback`` returned, as cotangents of the active operands."""
         function = type(self).pullback
-        same_number(node, cts, node.parents, function, "active operands")
+        same_number(node.primitive, cts, node.parents, function, "active operands")
         pairs = enumerate(zip(cts, node.avals, strict=True))
-        return [as_cotangent(node, ct, aval, function, f"active operand {k}") for k, (ct, aval) in pairs]
+        return [as_cotangent(node.primitive, ct, aval, function, f"active operand {k}") for k, (ct, aval) in pairs]
 
     def known_as(self, primitive, params) -> str:
         """The name of the operation in reports."""
@@ -147,7 +147,7 @@ class Formula(Rule):
                         f"the rule of '{node.primitive}', {where(signature.function)}, returned None for operand {i}. "
                         "A formula returns a cotangent; where there is no derivative None stands for the formula."
                     )
-                ct = as_cotangent(node, ct, aval, signature.function, f"operand {i}")
+                ct = as_cotangent(node.primitive, ct, aval, signature.function, f"operand {i}")
             checked.append(ct)
         return checked
 
@@ -193,13 +193,13 @@ class Joint(Rule):
         ct = cts[0] if self.single else cts
         pulled = self.signature(ct, *[saved[name] for name in self.signature.names], params=node.params)
         if self.checked:
-            same_number(node, pulled, active, self.signature.function, "operands")
+            same_number(node.primitive, pulled, active, self.signature.function, "operands")
         return [x_ct for x_ct, is_active in zip(pulled, active, strict=True) if is_active]
 
     def check(self, node, cts):
         operands = [i for i, is_active in enumerate(node.static[1]) if is_active]
         function, given = self.signature.function, zip(operands, cts, node.avals, strict=True)
-        return [as_cotangent(node, ct, aval, function, f"operand {i}") for i, ct, aval in given]
+        return [as_cotangent(node.primitive, ct, aval, function, f"operand {i}") for i, ct, aval in given]
 
 
 class Wrapped(Rule):

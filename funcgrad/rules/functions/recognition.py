@@ -18,9 +18,10 @@ import jax
 from jax import lax
 
 from funcgrad import _jax
+from funcgrad.rules.checks import as_cotangent
 from funcgrad.rules.equality import Valued
 from funcgrad.rules.numbers import const, summed, summed_to
-from funcgrad.rules.signature import Signature, describe
+from funcgrad.rules.signature import Signature, describe, shaped
 
 Parameter = inspect.Parameter
 
@@ -222,19 +223,20 @@ class Call:
             fun = given_to_the_first(mapped, batching)
         return fun
 
-    def fit(self, x_ct: Any, i: int) -> Any:
-        """A cotangent of the shape and type of operand ``i``, or None, which is zero."""
-        if x_ct is None:
-            return None
-        aval = _jax.ct_type(self.in_avals[i])
-        x_ct = x_ct if isinstance(x_ct, jax.Array) else jax.numpy.asarray(x_ct, aval.dtype)
-        fitted = summed_to(x_ct, aval.shape)
-        if fitted is None:
-            raise TypeError(
-                f"the rule of {self.name} gives a cotangent of shape {x_ct.shape} for '{self.argument[i]}', which has "
-                f"shape {aval.shape}"
-            )
-        return _jax.match(fitted, aval)
+    def fit(self, x_ct: Any, i: int, function: Callable) -> Any:
+        """What ``function`` gave as the cotangent of operand ``i``, of its type; None for zero.
+
+        It may be of the shape and dtype of an output, to which the operand was broadcast and promoted.
+        """
+        aval = self.in_avals[i]
+        if isinstance(x_ct, jax.Array):
+            if any(x_ct.shape == out.shape for out in self.out_avals):
+                fitted = summed_to(x_ct, aval.shape)
+                x_ct = x_ct if fitted is None else fitted
+            expected = _jax.ct_type(aval).dtype
+            if any(x_ct.dtype == out.dtype for out in self.out_avals) and _jax.is_differentiable_dtype(expected):
+                x_ct = x_ct.astype(expected)
+        return as_cotangent(self.name, shaped(x_ct), aval, function, f"'{self.argument[i]}'")
 
 
 def batch(

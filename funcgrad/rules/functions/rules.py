@@ -16,6 +16,7 @@ import jax
 from funcgrad import _jax
 from funcgrad._jax import Primitive, set_current_trace
 from funcgrad.rules.control.jit import Inside
+from funcgrad.rules.checks import where
 from funcgrad.rules.equality import value_of
 from funcgrad.rules.functions.recognition import Call, Function, Parameter, call_of, key_of
 from funcgrad.rules.rule import Formula, Rule, as_rule
@@ -79,10 +80,14 @@ class Formulas(FunctionRule):
         for i, name in enumerate(call.argument):
             if active[i] and name not in self.formulas:
                 raise TypeError(
-                    f"the rule of {call.name} has no formula for '{name}', which is differentiated here. Add one, or "
-                    "None where it has no derivative."
+                    f"the rule of '{call.name}'{self.place()} has no formula for '{name}', which is differentiated "
+                    "here. Add one, or None where it has no derivative."
                 )
         return [(i, self.formulas[name]) for i, name in enumerate(call.argument) if active[i]]
+
+    def place(self) -> str:
+        """Where the first formula is, for messages."""
+        return next((f", {where(s.function)}," for s in self.formulas.values() if s is not None), "")
 
     def take(self, call: Call, name: str, operands: Any, out: Any) -> Any:
         """What a parameter name of a formula stands for."""
@@ -95,8 +100,8 @@ class Formulas(FunctionRule):
         outs = run()
         if len(outs) != 1:
             raise TypeError(
-                f"{call.name} has {len(outs)} outputs, and a rule of one formula per argument is for one. Give a pair "
-                "(fwd, bwd) as to custom_vjp."
+                f"the rule of '{call.name}'{self.place()} has one formula per argument, for one output, but there are "
+                f"{len(outs)}. Give a pair (fwd, bwd) as to custom_vjp."
             )
         names = {name for _, s in self.signatures(call, active) if s is not None for name in s.names}
         places = [place for name in names for place in call.places.get(self.function.short.get(name, name), ())]
@@ -130,7 +135,8 @@ class Formulas(FunctionRule):
                 if s is not None:
                     values = [known[n] if n in known else self.take(call, n, operands, out) for n in s.names]
                     x_ct, name = s(ct, *values, params={}), call.argument[i]
-                    pulled.append(call.fit(x_ct if name in call.arrays else x_ct[call.places[name].index(i)], i))
+                    x_ct = x_ct if name in call.arrays else x_ct[call.places[name].index(i)]
+                    pulled.append(call.fit(x_ct, i, s.function))
             return pulled
 
         def in_axes(b: Any) -> list[Any]:
@@ -180,7 +186,9 @@ class Pair(FunctionRule):
             args.extend(value if self.function.takes_any_number(name) else (value,))
         returned = self.fwd(*args, **{name: call.value(name, operands) for name in self.keywords})
         if not isinstance(returned, tuple) or len(returned) != 2:
-            raise TypeError(f"the fwd of a pair returns (out, residuals); {describe(self.fwd)} returned {returned!r}")
+            raise TypeError(
+                f"the rule of '{call.name}', {where(self.fwd)}, returns a pair of (out, residuals); got {returned!r}"
+            )
         return returned
 
     def forward(self, call, active, operands, run):
@@ -193,8 +201,8 @@ class Pair(FunctionRule):
             shapes = [jax.numpy.shape(x) for x in outs]
             if shapes != [aval.shape for aval in call.out_avals]:
                 raise TypeError(
-                    f"the fwd of a pair returns what the function does: {call.name} gives "
-                    f"{[aval.str_short() for aval in call.out_avals]}, but {describe(self.fwd)} gave shapes {shapes}"
+                    f"the rule of '{call.name}', {where(self.fwd)}, returns what the function does, "
+                    f"{[aval.str_short() for aval in call.out_avals]}; got shapes {shapes}"
                 )
             trees[:] = out_tree, residual_tree
             outs = [_jax.match(_jax.canonicalize(x), aval) for x, aval in zip(outs, call.out_avals, strict=True)]
@@ -215,7 +223,7 @@ class Pair(FunctionRule):
         def pull(*xs: Any) -> list[Any]:
             ct, saved = jax.tree.unflatten(out_tree, xs[: len(cts)]), jax.tree.unflatten(residual_tree, xs[len(cts) :])
             pulled = self.by_operand(call, self.bwd(saved, ct))
-            return [call.fit(pulled[i], i) for i in wanted]
+            return [call.fit(pulled[i], i, self.bwd) for i in wanted]
 
         run = call.batched_backward(pull, lambda b: [0] * len(residuals), lambda b: [b.in_axes[i] for i in wanted])
         return run(*cts, *residuals)
@@ -231,8 +239,8 @@ class Pair(FunctionRule):
                 slots.append((name, places, name in call.arrays))
         if not isinstance(pulled, tuple | list) or len(pulled) != len(slots):
             raise TypeError(
-                "the bwd of a pair returns a tuple of a cotangent, or None, for each of "
-                f"({', '.join(name for name, *_ in slots)}); {describe(self.bwd)} returned {pulled!r}"
+                f"the rule of '{call.name}', {where(self.bwd)}, returns a tuple of a cotangent, or None, for each of "
+                f"({', '.join(name for name, *_ in slots)}); got {pulled!r}"
             )
         found: dict[int, Any] = {}
         for (name, places, is_array), x_ct in zip(slots, pulled, strict=True):
@@ -240,7 +248,8 @@ class Pair(FunctionRule):
             leaves = [None] * len(places) if x_ct is None else leaves
             if places and len(leaves) != len(places):
                 raise TypeError(
-                    f"'{name}' of {call.name} has {len(places)} leaves, but bwd returned {len(leaves)} for it"
+                    f"the rule of '{call.name}', {where(self.bwd)}, returned {len(leaves)} cotangents for '{name}', "
+                    f"which has {len(places)} leaves"
                 )
             found.update(zip(places, leaves, strict=False))
         return found

@@ -49,14 +49,12 @@ def report(name: str, budgets: list[float], with_time: bool) -> None:
     expected = jax.tree.leaves(plain())
     found: dict[float, Gradient] = {}
     for budget in budgets:
-        try:
-            point = plan.within(budget * plan.curve[0].held)
-        except ValueError as error:
-            point = plan.curve[-1]
-            print(f"  {budget:4}  {error}")
-        part = min(1.0, point.held / plan.curve[0].held * (1 + 1e-9))
+        part, refused = possible(plan, budget)
+        if refused:
+            print(f"  {budget:4}  {refused}")
         found[budget] = mine = Gradient(fg.checkpoint(f, memory=part), args)
-        row = f"  {budget:4}  memory {mine.held / plain.held:.3f}, foretold {point.held / plain.held:.3f}"
+        foretold = part * plan.curve[0].held
+        row = f"  {budget:4}  memory {mine.held / plain.held:.3f}, foretold {foretold / plain.held:.3f}"
         row += f"  operations {mine.flops / plain.flops:.3f}, of products {mine.products / plain.products:.3f}"
         row += f"  difference {difference(jax.tree.leaves(mine()), expected):.1e}"
         if with_time:
@@ -66,6 +64,16 @@ def report(name: str, budgets: list[float], with_time: bool) -> None:
     for what, rising in (("held", lambda a, b: a.held <= b.held), ("products", lambda a, b: a.products >= b.products)):
         if not all(itertools.starmap(rising, itertools.pairwise(ordered))):
             print(f"  not monotonic: {what} {[getattr(each, what) for each in ordered]}")
+
+
+def possible(plan: Plan, budget: float) -> tuple[float, str]:
+    """The fraction of the plain gradient's memory that ``budget`` is met with, or the least there is and why."""
+    refused = ""
+    try:
+        point = plan.within(budget * plan.curve[0].held)
+    except ValueError as error:
+        point, refused = plan.curve[-1], str(error)
+    return min(1.0, point.held / plan.curve[0].held * (1 + 1e-9)), refused
 
 
 def difference(xs: list[Any], ys: list[Any]) -> float:

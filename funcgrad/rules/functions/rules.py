@@ -15,8 +15,8 @@ import jax
 
 from funcgrad import _jax
 from funcgrad._jax import Primitive, set_current_trace
-from funcgrad.rules.control.jit import Inside
 from funcgrad.rules.checks import where
+from funcgrad.rules.control.jit import Inside
 from funcgrad.rules.equality import value_of
 from funcgrad.rules.functions.recognition import Call, Function, Parameter, call_of, key_of
 from funcgrad.rules.rule import Formula, Rule, as_rule

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 from jax._src import core, hijax, tree_util
-from jax._src.interpreters import ad
 from jax._src.lax import lax, parallel
 from jax._src.state import discharge
 from jax.ref import AbstractRef
@@ -113,8 +112,8 @@ def inlines_early(function: Any) -> bool:
 def call_bwd(bwd: Any, *args: Any) -> Sequence[Any]:
     """Call the backward rule of a ``custom_vjp`` function: a cotangent for each argument of the function."""
     results: Sequence[Any] = bwd.call_wrapped(*args)
-    # Since 0.12 they come with logs.
-    return results[0] if hasattr(ad, "CustomBwdWithAccums") else results
+    # Since 0.11.1 they come with logs.
+    return results[0] if jax.__version_info__ >= (0, 11, 1) else results
 
 
 def goes_by_jvp(prim: Any, checkpointed: bool) -> bool:
